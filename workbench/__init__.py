@@ -1,0 +1,67 @@
+"""A research workbench that shows where an answer comes from: the passages, the exact characters, and the experts.
+
+Importing it loads no heavy library; every public name is fetched from its room at first use (PEP 562).
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_ROOMS = {
+    "read_corpus": "workbench.corpus.readers",
+    "read_document": "workbench.corpus.readers",
+    "build_retriever": "workbench.retrieval.retrievers",
+    "open_retriever": "workbench.retrieval.retrievers",
+    "load_encoder": "workbench.retrieval.encoders",
+    "load_generator": "workbench.generation.loading",
+    "Sampling": "workbench.generation.phi",
+    "plan_memory": "workbench.generation.memory",
+    "load_trace": "workbench.routing.trace",
+    "usage_entropy": "workbench.routing.statistics",
+    "ask": "workbench.answer",
+    "summarize": "workbench.summarize",
+    "plan_summary": "workbench.summarize",
+    "plot_expert_usage": "workbench.plots.routing",
+    "plot_segment_usage": "workbench.plots.routing",
+    "plot_context": "workbench.plots.context",
+    "AskView": "workbench.widgets.ask",
+    "CancelToken": "workbench.cancel",
+}
+
+__all__ = [*_ROOMS, "__version__"]  # noqa: PLE0604  # names are strings from the table above
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOMS:
+        raise AttributeError(f"module 'workbench' has no attribute {name!r}; there are {', '.join(sorted(_ROOMS))}")
+    value = getattr(importlib.import_module(_ROOMS[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ROOMS})
+
+
+if TYPE_CHECKING:
+    from workbench.answer import ask as ask
+    from workbench.cancel import CancelToken as CancelToken
+    from workbench.corpus.readers import read_corpus as read_corpus
+    from workbench.corpus.readers import read_document as read_document
+    from workbench.generation.memory import plan_memory as plan_memory
+    from workbench.generation.phi import Sampling as Sampling
+    from workbench.generation.loading import load_generator as load_generator
+    from workbench.plots.context import plot_context as plot_context
+    from workbench.plots.routing import plot_expert_usage as plot_expert_usage
+    from workbench.plots.routing import plot_segment_usage as plot_segment_usage
+    from workbench.retrieval.encoders import load_encoder as load_encoder
+    from workbench.retrieval.retrievers import build_retriever as build_retriever
+    from workbench.retrieval.retrievers import open_retriever as open_retriever
+    from workbench.routing.statistics import usage_entropy as usage_entropy
+    from workbench.routing.trace import load_trace as load_trace
+    from workbench.summarize import plan_summary as plan_summary
+    from workbench.summarize import summarize as summarize
+    from workbench.widgets.ask import AskView as AskView

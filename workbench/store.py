@@ -1,0 +1,127 @@
+"""Files that are either whole or absent: atomic writes, and a manifest of sha256 sums that is checked on reading.
+
+Knows nothing of what the files hold. Standard library alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+MANIFEST = "manifest.json"
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Hex digest of `data`.
+
+    >>> sha256_bytes(b"")[:8]
+    'e3b0c442'
+    """
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Hex digest of a file, read in blocks of 1 MiB."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write `data` beside `path` and rename: a reader sees the old file or the new one, never half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `folder`; on success it takes the place of `folder`, on failure it is removed.
+
+    The old folder stays readable until the last moment. Between the two renames a crash leaves the old folder
+    under ``.NAME.old-…``; the next call puts it back.
+    """
+    folder = folder.resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    recover_folder(folder)
+    fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.new-"))
+    os.chmod(fresh, 0o777 & ~_umask())
+    try:
+        yield fresh
+        _sync_tree(fresh)
+        if folder.exists():
+            old = fresh.with_name(fresh.name.replace(".new-", ".old-"))
+            os.rename(folder, old)
+            os.rename(fresh, folder)
+            shutil.rmtree(old)
+        else:
+            os.rename(fresh, folder)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        recover_folder(folder)
+        raise
+
+
+def recover_folder(folder: Path) -> None:
+    """Finish what a crash interrupted: bring the old folder back if the new one never took its place."""
+    if folder.exists() or not folder.parent.exists():
+        return
+    for old in sorted(folder.parent.glob(f".{folder.name}.old-*")):
+        os.rename(old, folder)
+        return
+
+
+def write_manifest(folder: Path, facts: dict[str, Any]) -> None:
+    """Write ``manifest.json``: `facts` and the sha256 of every other file below `folder`."""
+    files = {name: sha256_file(folder / name) for name in _file_names(folder)}
+    data = json.dumps({**facts, "files": files}, ensure_ascii=False, indent=2, sort_keys=True)
+    write_atomic(folder / MANIFEST, data.encode())
+
+
+def damaged_files(folder: Path, manifest: dict[str, Any]) -> list[str]:
+    """Names of files that are missing, changed, or not in `manifest`; empty when all is well."""
+    promised: dict[str, str] = manifest["files"]
+    present = set(_file_names(folder))
+    changed = [n for n in sorted(promised) if n not in present or sha256_file(folder / n) != promised[n]]
+    return changed + sorted(present - promised.keys())
+
+
+def _file_names(folder: Path) -> list[str]:
+    names = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    return sorted(name for name in names if name != MANIFEST)
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        except OSError:  # some file systems refuse to sync a folder
+            if not path.is_dir():
+                raise
+        finally:
+            os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
