@@ -1,0 +1,121 @@
+"""The recorder against an independent forward pass in NumPy, in every way tokens may be fed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from workbench.routing.capture import RoutingRecorder, TokenTable, find_routers
+
+
+def table(ids, prompt_tokens):
+    return TokenTable(
+        token_ids=ids,
+        texts=tuple(map(str, ids)),
+        segments=np.zeros(len(ids), dtype=np.int16),
+        segment_names=("question",),
+        spans=np.zeros((len(ids), 2), dtype=np.int32),
+        prompt_tokens=prompt_tokens,
+    )
+
+
+def true_routes(reference, model, ids):
+    """experts and gates [tokens, layers, 2] of a whole sequence in the long regime"""
+    _, routes = reference.Reference(model).forward(ids, long=True)
+    layers = model.config.num_hidden_layers
+    experts, gates = np.zeros((len(ids), layers, 2), int), np.zeros((len(ids), layers, 2))
+    for layer, token, chosen, weights in routes:
+        experts[token, layer], gates[token, layer] = chosen, weights
+    return experts, gates
+
+
+def prompt_ids(length, seed=1):
+    return np.random.default_rng(seed).integers(10, 300, length).tolist()
+
+
+def generate(model, ids, **options):
+    import torch
+
+    with torch.inference_mode():
+        return model.generate(
+            torch.tensor([ids]),
+            attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=8,
+            **{"max_new_tokens": 12, **options},
+        )[0].tolist()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"use_cache": False},
+        {"prompt_lookup_num_tokens": 3},
+        {"prefill_chunk_size": 16},
+        {"cache_implementation": "static"},
+    ],
+    ids=["cached", "no cache", "prompt lookup", "chunked prefill", "static cache"],
+)
+def test_trace_equals_an_independent_forward_pass(tiny_moe, reference, options):
+    ids = prompt_ids(50)
+    with RoutingRecorder(tiny_moe.model) as recorder:
+        final = generate(tiny_moe.model, ids, **options)
+    trace = recorder.trace(table(final, len(ids)))
+    experts, gates = true_routes(reference, tiny_moe.model, final)
+    assert trace.routed.sum() == len(final) - 1
+    assert not trace.routed[-1]
+    np.testing.assert_array_equal(trace.experts[:-1], experts[:-1])
+    np.testing.assert_allclose(trace.gate_weights[:-1].astype(float), gates[:-1], atol=2e-3)
+    np.testing.assert_array_equal(trace.counts().sum(axis=1), 2 * (len(final) - 1))
+
+
+def test_padding_is_never_counted(tiny_moe, reference):
+    import torch
+
+    short, long = prompt_ids(20, seed=2), prompt_ids(33, seed=3)
+    rows = [[8] * 13 + short, long]
+    mask = torch.tensor([[0] * 13 + [1] * 20, [1] * 33])
+    with torch.inference_mode(), RoutingRecorder(tiny_moe.model) as recorder:
+        output = tiny_moe.model.generate(
+            torch.tensor(rows), attention_mask=mask, max_new_tokens=6, do_sample=False, eos_token_id=None, pad_token_id=8
+        ).tolist()
+    for row, padding, length in [(0, 13, 20), (1, 0, 33)]:
+        final = output[row][padding:]
+        trace = recorder.trace(table(final, length), row=row, left_padding=padding)
+        np.testing.assert_array_equal(trace.experts[:-1], true_routes(reference, tiny_moe.model, final)[0][:-1])
+        assert trace.routed.sum() == len(final) - 1
+
+
+def test_a_rejected_branch_leaves_no_trace(tiny_moe):
+    import torch
+    from transformers import DynamicCache
+
+    ids = prompt_ids(30)
+    cache = DynamicCache(config=tiny_moe.model.config)
+    with torch.inference_mode(), RoutingRecorder(tiny_moe.model) as recorder:
+        tiny_moe.model(torch.tensor([ids[:20]]), past_key_values=cache)
+        tiny_moe.model(torch.tensor([[299, ids[21]]]), past_key_values=cache)  # a wrong token, then a right one
+        cache.crop(-2)
+        tiny_moe.model(torch.tensor([ids[20:21]]), past_key_values=cache)
+    trace = recorder.trace(table(ids[:22], 20))
+    np.testing.assert_array_equal(trace.routed, [True] * 21 + [False])
+
+
+def test_hooks_are_gone_after_the_with_block(tiny_moe):
+    with RoutingRecorder(tiny_moe.model):
+        pass
+    assert all(not router._forward_hooks for router in find_routers(tiny_moe.model))
+    assert not tiny_moe.model.model._forward_pre_hooks
+
+
+def test_a_dense_model_and_training_mode_are_refused(tiny_dense, tiny_moe):
+    with pytest.raises(ValueError, match="dense model routes nothing"):
+        RoutingRecorder(tiny_dense.model)
+    tiny_moe.model.train()
+    try:
+        with pytest.raises(ValueError, match=r"model\.eval"):
+            RoutingRecorder(tiny_moe.model)
+    finally:
+        tiny_moe.model.eval()
