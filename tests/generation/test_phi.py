@@ -1,0 +1,144 @@
+"""Ordinary decoding: greedy tokens, log-probabilities, streaming, stopping, cancelling, the room of the context."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from workbench.cancel import CancelToken
+from workbench.errors import PromptTooLong
+from workbench.generation.decoding import stop_ids
+from workbench.generation.phi import Sampling
+from workbench.generation.prompts import plain_prompt
+
+
+def prompt_for(generator, text="Which valve failed first?"):
+    return plain_prompt(text, tokenizer=generator.tokenizer, budget_tokens=500)
+
+
+def greedy_loop(model, ids, count, stops):
+    """One uncached pass for each token."""
+    import torch
+
+    ids, logs = list(ids), []
+    start = len(ids)
+    while len(ids) - start < count:
+        with torch.inference_mode():
+            law = model(torch.tensor([ids])).logits[0, -1].log_softmax(-1)
+        ids.append(int(law.argmax()))
+        logs.append(float(law.max()))
+        if ids[-1] in stops:
+            break
+    return ids[start:], logs
+
+
+@pytest.mark.parametrize("name", ["tiny_moe", "tiny_dense"])
+def test_greedy_tokens_and_log_probabilities_equal_an_uncached_loop(name, request):
+    generator = request.getfixturevalue(name)
+    prompt = prompt_for(generator)
+    generation = generator.generate(prompt, max_new_tokens=15)
+    stops = stop_ids(generator.model, generator.tokenizer)
+    ids, logs = greedy_loop(generator.model, prompt.token_ids, 15, stops)
+    assert list(generation.token_ids) == ids
+    np.testing.assert_allclose(generation.log_probabilities, logs, atol=1e-4)
+    assert generation.finish_reason == ("stop" if ids[-1] in stops else "length")
+    assert (generation.routing is None) == (name == "tiny_dense")
+    assert generation.regime == "long"
+
+
+def test_a_dense_model_says_why_there_is_no_routing(tiny_dense):
+    assert "dense" in tiny_dense.generate(prompt_for(tiny_dense), max_new_tokens=2).routing_note
+
+
+def test_streamed_text_equals_the_final_text(tiny_moe):
+    parts = []
+    generation = tiny_moe.generate(prompt_for(tiny_moe), max_new_tokens=25, on_text=parts.append)
+    assert "".join(parts) == generation.text
+
+
+def test_answer_spans_reproduce_the_text(tiny_moe):
+    generation = tiny_moe.generate(prompt_for(tiny_moe), max_new_tokens=25)
+    trace = generation.routing
+    answer = trace.rows("answer") | ~trace.routed
+    spans = trace.spans[answer]
+    assert "".join(generation.text[a:b] for a, b in spans) == generation.text
+
+
+def test_every_stop_token_ends_the_answer(tiny_moe):
+    """Make each turn token in turn the most likely one: the answer is empty and the reason is stop."""
+    import torch
+
+    head = tiny_moe.model.lm_head
+    for token in stop_ids(tiny_moe.model, tiny_moe.tokenizer):
+        before = head.bias.detach().clone()
+        try:
+            with torch.no_grad():
+                head.bias[token] += 1000
+            generation = tiny_moe.generate(prompt_for(tiny_moe), max_new_tokens=5)
+        finally:
+            with torch.no_grad():
+                head.bias.copy_(before)
+        assert (generation.token_ids, generation.text, generation.finish_reason) == ((token,), "", "stop")
+
+
+def test_cancelling_keeps_the_text_so_far(tiny_moe):
+    cancel = CancelToken()
+    seen = []
+
+    def on_text(text):
+        seen.append(text)
+        cancel.cancel()
+
+    generation = tiny_moe.generate(prompt_for(tiny_moe), max_new_tokens=200, on_text=on_text, cancel=cancel)
+    assert generation.finish_reason == "cancelled"
+    assert 1 <= len(generation.token_ids) < 200
+    assert len(generation.log_probabilities) == len(generation.token_ids)
+    assert generation.routing.routed.sum() == len(generation.routing.routed) - 1
+    again = tiny_moe.generate(prompt_for(tiny_moe), max_new_tokens=3)
+    count = min(3, len(generation.token_ids))
+    assert again.token_ids[:count] == generation.token_ids[:count]
+
+
+def test_an_interrupt_leaves_a_usable_generator(tiny_moe):
+    def interrupt(_text):
+        raise KeyboardInterrupt
+
+    expected = tiny_moe.generate(prompt_for(tiny_moe), max_new_tokens=4).token_ids
+    with pytest.raises(KeyboardInterrupt):
+        tiny_moe.generate(prompt_for(tiny_moe), max_new_tokens=50, on_text=interrupt)
+    assert tiny_moe.generate(prompt_for(tiny_moe), max_new_tokens=4).token_ids == expected
+
+
+def test_prompt_and_answer_must_fit_the_context(tiny_moe):
+    prompt = prompt_for(tiny_moe)
+    with pytest.raises(PromptTooLong, match=r"generator\.with_context\(\d+\)"):
+        tiny_moe.generate(prompt, max_new_tokens=1024)
+
+
+def test_the_same_seed_samples_the_same_tokens(tiny_moe):
+    draw = lambda seed: tiny_moe.generate(  # noqa: E731  # three uses of one line
+        prompt_for(tiny_moe), max_new_tokens=12, sampling=Sampling(temperature=1.5, seed=seed)
+    ).token_ids
+    assert draw(1) == draw(1)
+    assert draw(1) != draw(2)
+
+
+@pytest.mark.parametrize("name", ["tiny_moe", "tiny_dense"])
+def test_a_sequence_across_the_original_window_is_consistent(name, request):
+    """Stock generate drops its cache there; with one regime cached and uncached agree token for token."""
+    generator = request.getfixturevalue(name)
+    prompt = prompt_for(generator, "why " * 120)
+    room = 256 - len(prompt.token_ids)
+    assert 0 < room < 60
+    generation = generator.generate(prompt, max_new_tokens=room + 8)
+    ids, _ = greedy_loop(
+        generator.model, prompt.token_ids, room + 8, stop_ids(generator.model, generator.tokenizer)
+    )
+    assert list(generation.token_ids) == ids
+
+
+def test_reading_a_prompt_routes_every_token(tiny_moe):
+    prompt = prompt_for(tiny_moe)
+    trace = tiny_moe.read(prompt)
+    assert trace.routed.all()
+    assert trace.counts().sum(axis=1).tolist() == [2 * len(prompt.token_ids)] * trace.layers

@@ -1,0 +1,358 @@
+"""Hits and a question → a prompt as token ids, with every source's place in it. Knows no model, only a tokenizer.
+
+The ids are assembled so that no text of a document, title or question can become a control token: the chat template is
+rendered around random placeholders, the scaffold is tokenized with control tokens, every content without them.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workbench.corpus.chunks import Chunk, document_sentences
+from workbench.corpus.documents import Document
+from workbench.errors import CheckpointError, PromptTooLong
+from workbench.markup import shorten
+from workbench.retrieval.retrievers import Hit
+
+ABSTENTION = "The passages do not say."
+QUOTE_SYSTEM = (
+    "Answer with the one numbered sentence that answers the question, copied exactly after its number, like [2]. "
+    "If none of them does, say: The passages do not say."
+)
+FREE_SYSTEM = (
+    "Answer the question in a few words from the numbered sentences alone. Begin with the number of the sentence the "
+    "answer rests on, like [2]. If none of them says, write: The passages do not say."
+)
+SUMMARY_SYSTEM = (
+    "Choose the one numbered sentence that best sums up the text, copied exactly after its number, like [2]."
+)
+SUMMARY_REQUEST = "Summarize the text."
+
+Marks = Literal["sentence", "passage"]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A numbered piece of evidence: ``prompt.text[start:stop] == document.text[document_start:document_stop]``.
+
+    `n` is the number in its mark ``[n]``; `token_start` and `token_stop` are rows of ``prompt.token_ids``.
+    """
+
+    n: int
+    chunk: Chunk
+    text: str
+    start: int
+    stop: int
+    document_start: int
+    document_stop: int
+    token_start: int
+    token_stop: int
+
+    @property
+    def document_id(self) -> str:
+        """The document this source is part of."""
+        return self.chunk.document_id
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A hit that is not in the prompt, and why."""
+
+    chunk: Chunk
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A named half-open character span of the prompt: system, question, or "evidence n"."""
+
+    name: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prompt:
+    """A prompt ready to feed: ``token_ids``, the rendered ``text`` they stand for, and where everything is in it.
+
+    ``token_spans`` [tokens, 2] are the characters of ``text`` behind each token. What no segment covers is "template".
+    """
+
+    messages: tuple[tuple[str, str], ...]
+    text: str
+    token_ids: tuple[int, ...]
+    token_spans: NDArray[np.int32]
+    segments: tuple[Segment, ...]
+    sources: tuple[Source, ...]
+    dropped: tuple[Dropped, ...]
+    budget_tokens: int
+    marks: Marks
+
+    def __post_init__(self) -> None:
+        for source in self.sources:
+            if self.text[source.start : source.stop] != source.text:
+                raise ValueError(f"source [{source.n}] is not where the prompt says it is")
+
+    def __repr__(self) -> str:
+        return (
+            f"Prompt({len(self.token_ids)} of {self.budget_tokens} tokens, {len(self.sources)} sources, "
+            f"{len(self.dropped)} dropped; next: .text, .sources, .dropped)"
+        )
+
+    def segment_codes(self) -> tuple[NDArray[np.int16], tuple[str, ...]]:
+        """Segment of every token: [tokens] codes and the names they index; code 0 is "template"."""
+        names = ["template", *dict.fromkeys(segment.name for segment in self.segments)]
+        codes = np.zeros(len(self.token_ids), dtype=np.int16)
+        middles = self.token_spans.sum(axis=1) / 2  # a token that reaches over an edge goes where its middle lies
+        empty = self.token_spans[:, 0] == self.token_spans[:, 1]
+        for segment in self.segments:
+            inside = (middles >= segment.start) & (middles < segment.stop) & ~empty
+            codes[inside] = names.index(segment.name)
+        return codes, tuple(names)
+
+
+def build_prompt(
+    question: str,
+    hits: Sequence[Hit],
+    *,
+    documents: Mapping[str, Document],
+    tokenizer: Any,
+    budget_tokens: int,
+    system: str = QUOTE_SYSTEM,
+    marks: Marks = "sentence",
+    max_marks: int | None = None,
+) -> Prompt:
+    """Pack whole chunks, best first, into `budget_tokens`; what does not fit is in ``Prompt.dropped`` with its reason.
+
+    With ``marks="sentence"`` every sentence carries its own number, with ``"passage"`` every chunk. Raises
+    ``ValueError`` for an empty question and ``PromptTooLong`` when the question alone exceeds the budget.
+    """
+    if not question.strip():
+        raise ValueError("the question is empty; ask something like 'Which valve failed first?'")
+    request = f"Question: {question.strip()}"
+    return _pack(request, hits, documents, tokenizer, budget_tokens, system, marks, max_marks, question.strip())
+
+
+def build_summary_prompt(
+    chunks: Sequence[Chunk],
+    *,
+    documents: Mapping[str, Document],
+    tokenizer: Any,
+    budget_tokens: int,
+    query: str | None = None,
+    system: str = SUMMARY_SYSTEM,
+    max_marks: int | None = None,
+) -> Prompt:
+    """The same for a summary of `chunks`: every sentence numbered, a request in place of the question."""
+    request = f"Question: {query.strip()}" if query else SUMMARY_REQUEST
+    hits = [Hit(chunk=chunk, score=0.0, rank=rank, votes=()) for rank, chunk in enumerate(chunks, start=1)]
+    return _pack(request, hits, documents, tokenizer, budget_tokens, system, "sentence", max_marks, request)
+
+
+@dataclass(frozen=True, slots=True)
+class PassageSize:
+    """What a chunk takes of a prompt: tokens with heading and marks, and how many marks."""
+
+    tokens: int
+    marks: int
+
+
+def passage_size(chunk: Chunk, document: Document, *, tokenizer: Any, marks: Marks = "sentence") -> PassageSize:
+    """An upper bound of what `chunk` will take, whatever the numbers of its marks (up to four digits)."""
+    text, pieces = _block(chunk, document, marks, 1000, 0)
+    return PassageSize(_count_tokens(tokenizer, text) + 1, len(pieces))
+
+
+def plain_prompt(text: str, *, tokenizer: Any, budget_tokens: int) -> Prompt:
+    """A prompt of one user turn and nothing else, its text under the segment "question"."""
+    if not text.strip():
+        raise ValueError("the text is empty")
+    return _assemble((("user", text),), [], (Segment("question", 0, len(text)),), tokenizer, budget_tokens, (), "passage")
+
+
+def known_marks(tokenizer: Any) -> int | None:
+    """How many marks a checkpoint was trained on: n if ``[1]`` … ``[n]`` are tokens of their own, else None (any number).
+
+    A small model whose vocabulary holds marks as single tokens knows no mark beyond the last of them.
+    """
+    vocabulary = tokenizer.get_vocab()
+    if "[1]" not in vocabulary:
+        return None
+    n = 1
+    while f"[{n + 1}]" in vocabulary:
+        n += 1
+    return n
+
+
+def chat_token_ids(
+    tokenizer: Any, messages: Sequence[tuple[str, str]]
+) -> tuple[str, list[int], NDArray[np.int32], list[int]]:
+    """Render `messages` (role, content) with the tokenizer's chat template for an answer to follow.
+
+    Returns the text, the token ids, their character spans [tokens, 2] in the text, and the offset of each content.
+    Equal to ``apply_chat_template`` on clean text; text that spells a control token stays plain text (facts: passing
+    such text through the template yields real control ids).
+    """
+    placeholders = [f"PLACEHOLDER{secrets.token_hex(12)}" for _ in messages]
+    chat = [{"role": role, "content": hole} for (role, _), hole in zip(messages, placeholders, strict=True)]
+    rendered = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    pieces: list[tuple[str, bool]] = []
+    rest = rendered
+    for (_, content), hole in zip(messages, placeholders, strict=True):
+        before, found, rest = rest.partition(hole)
+        if not found:
+            raise CheckpointError("the chat template dropped a message; give a checkpoint with a Phi chat template")
+        pieces += [(before, False), (content, True)]
+    pieces.append((rest, False))
+
+    text, ids, spans, offsets = "", [], [], []
+    for piece, untrusted in pieces:
+        encoded = tokenizer(
+            piece, add_special_tokens=False, return_offsets_mapping=True, split_special_tokens=untrusted
+        )
+        if untrusted:
+            offsets.append(len(text))
+        ids += encoded["input_ids"]
+        spans += [(len(text) + start, len(text) + stop) for start, stop in encoded["offset_mapping"]]
+        text += piece
+    return text, ids, np.asarray(spans, dtype=np.int32).reshape(-1, 2), offsets
+
+
+def _count_tokens(tokenizer: Any, text: str) -> int:
+    return len(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A numbered piece before the prompt exists: offsets are relative to the user message."""
+
+    n: int
+    chunk: Chunk
+    start: int
+    stop: int
+    document_start: int
+    document_stop: int
+
+
+def _pack(
+    request: str,
+    hits: Sequence[Hit],
+    documents: Mapping[str, Document],
+    tokenizer: Any,
+    budget_tokens: int,
+    system: str,
+    marks: Marks,
+    max_marks: int | None,
+    asked: str,
+) -> Prompt:
+    frame = len(chat_token_ids(tokenizer, (("system", system), ("user", request)))[1])
+    if frame > budget_tokens:
+        raise PromptTooLong(
+            f"the question needs {frame} tokens with its frame, the budget is {budget_tokens}: "
+            "ask a shorter question or load the generator with a larger context"
+        )
+    kept: list[_Piece] = []
+    dropped: list[Dropped] = []
+    evidence = ""
+    left = budget_tokens - frame
+    for hit in hits:
+        block, pieces = _block(hit.chunk, documents[hit.chunk.document_id], marks, len(kept) + 1, len(evidence))
+        need = _count_tokens(tokenizer, block) + 1  # one for a token more where blocks join
+        if max_marks is not None and len(kept) + len(pieces) > max_marks:
+            reason = f"needs {len(pieces)} marks, {max_marks - len(kept)} of the {max_marks} this checkpoint knows are left"
+            dropped.append(Dropped(hit.chunk, reason))
+        elif need > left:
+            dropped.append(Dropped(hit.chunk, f"needs {need} tokens, {left} of the budget of {budget_tokens} are left"))
+        else:
+            kept += pieces
+            evidence += block
+            left -= need
+    user = evidence + request
+    asked_start = len(evidence) + request.index(asked)
+    segments = (
+        Segment("system", 0, len(system)),
+        Segment("question", asked_start, asked_start + len(asked)),
+    )
+    messages = (("system", system), ("user", user))
+    return _assemble(messages, kept, segments, tokenizer, budget_tokens, tuple(dropped), marks)
+
+
+def _block(
+    chunk: Chunk, document: Document, marks: Marks, first: int, offset: int
+) -> tuple[str, list[_Piece]]:
+    """The text of one passage under its heading, and its numbered pieces."""
+    section = document.section_at(chunk.start)
+    heading = document.title if section is None or section.title == document.title else f"{document.title} › {section.title}"
+    heading = shorten(" ".join(heading.split()), 120)
+    spans = (
+        document_sentences(document, chunk.start, chunk.stop) if marks == "sentence" else [(chunk.start, chunk.stop)]
+    )
+    if marks == "sentence":
+        text = f"{heading}\n"
+    else:
+        text = ""
+    pieces = []
+    for n, (start, stop) in enumerate(spans, start=first):
+        text += f"[{n}] " if marks == "sentence" else f"[{n}] {heading}\n"
+        place = offset + len(text)
+        text += document.text[start:stop] + "\n"
+        pieces.append(_Piece(n, chunk, place, place + stop - start, start, stop))
+    return text + "\n", pieces
+
+
+def _assemble(
+    messages: tuple[tuple[str, str], ...],
+    pieces: Sequence[_Piece],
+    segments: tuple[Segment, ...],
+    tokenizer: Any,
+    budget_tokens: int,
+    dropped: tuple[Dropped, ...],
+    marks: Marks,
+) -> Prompt:
+    """Turn message-relative places into places in the rendered text and rows of tokens."""
+    text, ids, spans, offsets = chat_token_ids(tokenizer, messages)
+    if len(ids) > budget_tokens:
+        raise PromptTooLong(
+            f"the prompt needs {len(ids)} tokens, the budget is {budget_tokens}: shorten it, lower k, "
+            "or load the generator with a larger context"
+        )
+    user = offsets[-1]
+    sources = []
+    for piece in pieces:
+        start, stop = user + piece.start, user + piece.stop
+        rows = np.flatnonzero((spans[:, 1] > start) & (spans[:, 0] < stop))
+        sources.append(
+            Source(
+                n=piece.n,
+                chunk=piece.chunk,
+                text=text[start:stop],
+                start=start,
+                stop=stop,
+                document_start=piece.document_start,
+                document_stop=piece.document_stop,
+                token_start=int(rows[0]) if len(rows) else 0,
+                token_stop=int(rows[-1]) + 1 if len(rows) else 0,
+            )
+        )
+    placed = [
+        Segment(s.name, s.start + (offsets[0] if s.name == "system" else user), s.stop + (offsets[0] if s.name == "system" else user))
+        for s in segments
+    ]
+    placed += [Segment(f"evidence {source.n}", source.start, source.stop) for source in sources]
+    return Prompt(
+        messages=messages,
+        text=text,
+        token_ids=tuple(ids),
+        token_spans=spans,
+        segments=tuple(placed),
+        sources=tuple(sources),
+        dropped=dropped,
+        budget_tokens=budget_tokens,
+        marks=marks,
+    )
