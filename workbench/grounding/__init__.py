@@ -1,0 +1,1 @@
+"""Generation → citations: which characters of which document an answer rests on."""
