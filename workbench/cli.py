@@ -1,0 +1,300 @@
+"""The command line: each verb calls what a notebook would call. One JSON object on stdout with --json, logs on stderr.
+
+Exit codes: 0 done, 2 wrong usage, 3 input could not be read, 4 model or index unusable, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from workbench import __version__
+from workbench.errors import WorkbenchError
+
+Result = dict[str, Any]
+EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb and return its exit code.
+
+    >>> main(["search", "valve", "--index", "/nowhere"])
+    4
+    """
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
+    try:
+        result, text = arguments.run(arguments)
+    except WorkbenchError as error:
+        return _fail(error, error.exit_code, debug=arguments.debug)
+    except (ValueError, ImportError) as error:
+        return _fail(error, EXIT_USAGE, debug=arguments.debug)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    if getattr(arguments, "json", False):
+        print(json.dumps(result, ensure_ascii=False))
+    elif text:
+        print(text)
+    return int(result.get("exit_code", 0)) if arguments.verb == "lab" else 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All verbs and their options."""
+    parser = argparse.ArgumentParser(prog="workbench", description=__doc__.splitlines()[0])
+    parser.add_argument("--version", action="version", version=f"workbench {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    demo = _verb(verbs, "demo", "everything once, on corpora/ and the pocket model", _demo)
+    demo.add_argument("--out", default="demo-report", help="folder of the report (default: %(default)s)")
+
+    lab = _verb(verbs, "lab", "JupyterLab on notebooks/", _lab, with_json=False)
+    lab.add_argument("options", nargs=argparse.REMAINDER, help="passed to jupyter lab")
+
+    index = _verb(verbs, "index", "read, chunk, embed and save documents", _index)
+    index.add_argument("paths", nargs="+", metavar="PATH", help="files and folders")
+    index.add_argument("--index", required=True, metavar="DIR", help="folder of the index")
+    index.add_argument("--encoder", help="hub id or folder of a sentence-transformers encoder (default: all-MiniLM-L6-v2)")
+
+    search = _verb(verbs, "search", "the passages for a question", _search)
+    search.add_argument("question", metavar="Q")
+    _add_index_options(search)
+
+    ask = _verb(verbs, "ask", "a question answered with citations", _ask)
+    ask.add_argument("question", metavar="Q")
+    _add_index_options(ask)
+    _add_generator_options(ask)
+    ask.add_argument("--style", choices=["quote", "free"], default="quote", help="verbatim sentence, or free text")
+    ask.add_argument("--marks", choices=["sentence", "passage"], default="sentence", help="what a number stands for")
+    ask.add_argument("--max-new-tokens", type=int, default=256, metavar="N")
+    ask.add_argument("--routing", metavar="FILE.npz", help="save which experts were used")
+    ask.add_argument("--plot", metavar="FILE.png", help="draw which experts were used")
+
+    route = _verb(verbs, "route", "which experts a text uses", _route)
+    route.add_argument("text", metavar="TEXT|FILE")
+    _add_generator_options(route)
+    route.add_argument("--plot", metavar="FILE.png")
+    route.add_argument("--out", metavar="FILE.npz")
+
+    summarize = _verb(verbs, "summarize", "one long document", _summarize)
+    summarize.add_argument("file", metavar="FILE")
+    _add_generator_options(summarize)
+    summarize.add_argument("--strategy", choices=["auto", "full", "map-reduce"], default="auto")
+    summarize.add_argument("--style", choices=["quote", "free"], default="quote")
+    summarize.add_argument("--query", metavar="Q", help="what the summary is to be about")
+    summarize.add_argument("--sentences", type=int, default=8, metavar="N")
+
+    doctor = _verb(verbs, "doctor", "versions, devices, memory plan, self-test", _doctor)
+    _add_generator_options(doctor)
+    return parser
+
+
+def _verb(verbs: Any, name: str, what: str, run: Any, *, with_json: bool = True) -> argparse.ArgumentParser:
+    verb: argparse.ArgumentParser = verbs.add_parser(name, help=what, description=what)
+    verb.set_defaults(run=run)
+    if with_json:
+        verb.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    verb.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    return verb
+
+
+def _add_index_options(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--index", required=True, metavar="DIR", help="folder made by workbench index")
+    verb.add_argument("--encoder", help="the encoder the index was made with, if not the default")
+    verb.add_argument("-k", type=int, default=5, help="number of passages (default: %(default)s)")
+    verb.add_argument("--mode", choices=["dense", "lexical", "hybrid"], help="default: as the index was built")
+
+
+def _add_generator_options(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--generator", default="pocket", metavar="G", help="'pocket', a folder, or a hub id")
+    verb.add_argument("--context", type=int, metavar="N", help="tokens (default: the original window)")
+
+
+def _demo(arguments: argparse.Namespace) -> tuple[Result, str]:
+    from workbench.demo import run_demo
+
+    result = run_demo(arguments.out, say=lambda line: print(line, file=sys.stderr))
+    text = (
+        f"{result.in_top_k} of {result.questions} questions find their document in the first five passages; "
+        f"{result.sentence_hits} quotes overlap the evidence; {result.abstained_rightly} of {result.unanswerable} "
+        f"unanswerable questions were declined.\nReport: {result.report}"
+    )
+    return result.to_dict(), text
+
+
+def _lab(arguments: argparse.Namespace) -> tuple[Result, str]:
+    folder = Path(__file__).resolve().parent.parent / "notebooks"
+    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder.parent}", *arguments.options]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(folder.parent), os.environ.get("PYTHONPATH")]))}
+    return {"exit_code": subprocess.call([*command, f"--LabApp.default_url=/lab/tree/{folder.name}"], env=environment)}, ""
+
+
+def _index(arguments: argparse.Namespace) -> tuple[Result, str]:
+    from workbench.corpus.readers import read_corpus
+    from workbench.retrieval.encoders import load_encoder
+    from workbench.retrieval.retrievers import build_retriever
+
+    corpus = read_corpus(arguments.paths)
+    retriever = build_retriever(corpus, encoder=load_encoder(arguments.encoder), progress=_progress)
+    retriever.save(arguments.index)
+    result = {
+        "index": str(Path(arguments.index).resolve()),
+        "documents": len(corpus),
+        "chunks": len(retriever.chunks),
+        "skipped": [{"path": s.path, "reason": s.reason} for s in corpus.skipped],
+        "notices": [{"path": n.path, "message": n.message} for n in corpus.notices],
+    }
+    lines = [f"{len(corpus)} documents, {len(retriever.chunks)} chunks: {result['index']}"]
+    lines += [f"skipped {s.path!r}: {s.reason}" for s in corpus.skipped]
+    lines += [f"note {n.path!r}: {n.message}" for n in corpus.notices]
+    return result, "\n".join(lines)
+
+
+def _search(arguments: argparse.Namespace) -> tuple[Result, str]:
+    retriever = _open(arguments)
+    hits = retriever.search(arguments.question, k=arguments.k, mode=arguments.mode)
+    lines = [
+        f"{h.rank}. {h.chunk.document_id} {h.chunk.start}–{h.chunk.stop} ({h.score:.4f})\n   {' '.join(h.chunk.text.split())}"
+        for h in hits
+    ]
+    return {"hits": [hit.to_dict() for hit in hits]}, "\n".join(lines) or "no passage matches"
+
+
+def _ask(arguments: argparse.Namespace) -> tuple[Result, str]:
+    from workbench.answer import ask
+
+    retriever = _open(arguments)
+    generator = _load(arguments)
+    answer = ask(
+        arguments.question,
+        retriever=retriever,
+        generator=generator,
+        k=arguments.k,
+        mode=arguments.mode,
+        style=arguments.style,
+        marks=arguments.marks,
+        max_new_tokens=arguments.max_new_tokens,
+    )
+    if arguments.routing:
+        answer.routing.save(arguments.routing)
+    if arguments.plot:
+        _draw(answer.routing, arguments.plot)
+    lines = [answer.text]
+    lines += [f"  [{c.n}] {c.document_id} {c.start}–{c.stop} ({c.verdict})" for c in answer.citations]
+    if answer.abstained:
+        lines.append(f"  ({answer.abstention_reason})")
+    return answer.to_dict(), "\n".join(lines)
+
+
+def _route(arguments: argparse.Namespace) -> tuple[Result, str]:
+    from workbench.generation.prompts import plain_prompt
+    from workbench.routing.statistics import usage_entropy
+
+    generator = _load(arguments)
+    text = _text_or_file(arguments.text)
+    prompt = plain_prompt(text, tokenizer=generator.tokenizer, budget_tokens=generator.context)
+    trace = generator.read(prompt)
+    if arguments.out:
+        trace.save(arguments.out)
+    if arguments.plot:
+        _draw(trace, arguments.plot)
+    usage = trace.usage()
+    entropy = usage_entropy(usage)
+    result = {
+        "layers": trace.layers,
+        "experts": trace.n_experts,
+        "tokens": int(trace.routed.sum()),
+        "usage": usage.tolist(),
+        "entropy": entropy.tolist(),
+    }
+    lines = [f"{result['tokens']} tokens, {trace.layers} layers, {trace.n_experts} experts, {trace.k} each"]
+    for layer, row in enumerate(usage):
+        best = row.argsort()[::-1][:4]
+        named = ", ".join(f"{e} ({row[e]:.2f})" for e in best)
+        lines.append(f"layer {layer:2d}: entropy {entropy[layer]:.2f} bits; most used {named}")
+    return result, "\n".join(lines)
+
+
+def _summarize(arguments: argparse.Namespace) -> tuple[Result, str]:
+    from workbench.corpus.readers import read_document
+    from workbench.summarize import summarize
+
+    document = read_document(arguments.file)
+    summary = summarize(
+        document,
+        generator=_load(arguments),
+        strategy=arguments.strategy,
+        style=arguments.style,
+        query=arguments.query,
+        sentences=arguments.sentences,
+    )
+    lines = []
+    for sentence in summary.sentences:
+        places = ", ".join(f"{span.start}–{span.stop}" for span in sentence.sources) or "no source"
+        lines.append(f"- {' '.join(sentence.text.split())} ({places})")
+    return summary.to_dict(), "\n".join(lines)
+
+
+def _doctor(arguments: argparse.Namespace) -> tuple[Result, str]:
+    from workbench.doctor import examine
+
+    report = examine(arguments.generator, context=arguments.context)
+    return report.to_dict(), str(report)
+
+
+def _open(arguments: argparse.Namespace) -> Any:
+    from workbench.retrieval.encoders import load_encoder
+    from workbench.retrieval.retrievers import open_retriever
+
+    encoder = load_encoder(arguments.encoder) if arguments.encoder else None
+    return open_retriever(arguments.index, encoder=encoder)
+
+
+def _load(arguments: argparse.Namespace) -> Any:
+    from workbench.generation.loading import load_generator
+
+    return load_generator(arguments.generator, context=arguments.context)
+
+
+def _draw(trace: Any, path: str) -> None:
+    from workbench.plots.figures import png_bytes
+    from workbench.plots.routing import plot_expert_usage
+    from workbench.store import write_atomic
+
+    write_atomic(Path(path), png_bytes(plot_expert_usage(trace)))
+
+
+def _text_or_file(argument: str) -> str:
+    try:
+        is_file = Path(argument).is_file()
+    except (OSError, ValueError):  # longer than a path may be, or with a zero byte
+        is_file = False
+    if not is_file:
+        return argument
+    from workbench.corpus.readers import read_document
+
+    return read_document(argument).text
+
+
+def _progress(step: Any) -> None:
+    if step.done == step.total:
+        print(f"{step.stage}: {step.done} of {step.total}", file=sys.stderr)
+
+
+def _fail(error: BaseException, code: int, *, debug: bool) -> int:
+    if debug:
+        raise error
+    print(f"workbench: {' '.join(str(error).split())}", file=sys.stderr)
+    return code

@@ -1,0 +1,137 @@
+"""What is installed, what this machine has, whether a generator would load, and what would not work with its remedy."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+from workbench.errors import WorkbenchError
+
+PACKAGES = (
+    "torch", "transformers", "sentence-transformers", "bm25s", "numpy", "matplotlib", "jupyterlab", "ipywidgets",
+)  # fmt: skip
+FAISS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs")
+
+
+@dataclass(slots=True)
+class Examination:
+    """Findings; ``problems`` are sentences with the remedy, empty when all is well."""
+
+    versions: dict[str, str] = field(default_factory=dict)
+    devices: dict[str, Any] = field(default_factory=dict)
+    memory_plan: dict[str, Any] | None = None
+    self_tests: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What ``workbench doctor --json`` prints."""
+        return {
+            "versions": self.versions,
+            "devices": self.devices,
+            "memory_plan": self.memory_plan,
+            "self_tests": self.self_tests,
+            "problems": self.problems,
+        }
+
+    def __str__(self) -> str:
+        lines = [", ".join(f"{name} {version}" for name, version in self.versions.items())]
+        lines += [f"{name}: {value}" for name, value in self.devices.items()]
+        if self.memory_plan is not None:
+            lines.append(f"memory: {self.memory_plan['sentence']}")
+        lines += [f"self-test {name}: {value}" for name, value in self.self_tests.items()]
+        lines += [f"PROBLEM: {problem}" for problem in self.problems] or ["no problem found"]
+        return "\n".join(lines)
+
+
+def examine(generator: str = "pocket", *, context: int | None = None) -> Examination:
+    """Look at versions, FAISS, devices, the encoder, and plan and probe `generator`; nothing here raises for a finding.
+
+    >>> examine("pocket").problems
+    []
+    """
+    found = Examination()
+    _versions(found)
+    _devices(found)
+    _encoder(found)
+    _generator(found, generator, context)
+    return found
+
+
+def _versions(found: Examination) -> None:
+    found.versions["python"] = platform.python_version()
+    for name in PACKAGES:
+        try:
+            found.versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found.problems.append(f"{name} is missing: run make setup")
+    present = {name: _version(name) for name in FAISS if _version(name)}
+    found.versions.update(present)
+    if not present:
+        found.problems.append("faiss is missing: install the extra 'cpu' or 'gpu' (make setup FAISS=cpu)")
+    if len(present) > 1:
+        found.problems.append(f"{' and '.join(present)} overwrite each other: uninstall both, then install one")
+    if not (3, 11) <= sys.version_info[:2] <= (3, 13):
+        found.problems.append(f"Python {platform.python_version()} is outside 3.11–3.13")
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _devices(found: Examination) -> None:
+    from workbench.generation.loading import pick_device
+    from workbench.generation.memory import GIB, device_memory
+
+    device = pick_device("auto")
+    found.devices["device"] = device
+    found.devices["memory_gib"] = round(device_memory(device) / GIB, 1)
+
+
+def _encoder(found: Examination) -> None:
+    from workbench.retrieval.encoders import load_encoder
+
+    try:
+        found.self_tests["encoder"] = f"{load_encoder().name}, sha256 as published"
+    except (WorkbenchError, ImportError) as error:
+        found.problems.append(str(error))
+
+
+def _generator(found: Examination, name: str, context: int | None) -> None:
+    from workbench.generation.loading import load_generator, plan_checkpoint
+
+    try:
+        plan = plan_checkpoint(name, context=context)
+        found.memory_plan = {
+            "sentence": str(plan),
+            "fits": plan.fits,
+            "dtype": plan.dtype,
+            "context": plan.context,
+            "weight_bytes": plan.weight_bytes,
+            "cache_bytes": plan.cache_bytes,
+            "workspace_bytes": plan.workspace_bytes,
+            "largest_context": plan.largest_context,
+        }
+        loaded = load_generator(name, context=context)
+        found.self_tests["longrope"] = f"{loaded.regime} regime follows the checkpoint's factors"
+        found.self_tests["chat template"] = _control_tokens(loaded)
+    except (WorkbenchError, ValueError) as error:
+        found.problems.append(str(error))
+
+
+def _control_tokens(generator: Any) -> str:
+    """Feed every control token as text and count the control ids beyond the template's own."""
+    from workbench.generation.prompts import chat_token_ids
+
+    control = {i: str(t) for i, t in generator.tokenizer.added_tokens_decoder.items() if t.special}
+    clean = chat_token_ids(generator.tokenizer, [("user", "x")])[1]
+    hostile = chat_token_ids(generator.tokenizer, [("user", "".join(control.values()))])[1]
+    extra = sum(i in control for i in hostile) - sum(i in control for i in clean)
+    if extra:
+        raise WorkbenchError(f"{extra} control tokens of the text reached the prompt: do not use this tokenizer")
+    return "text cannot become a control token"

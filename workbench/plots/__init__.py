@@ -1,0 +1,1 @@
+"""Results → matplotlib Axes. Each function draws one picture on `ax` and returns it; none shows or closes anything."""

@@ -1,0 +1,1 @@
+"""Views in JupyterLab. They hold no logic: they call the functions that a script calls."""
