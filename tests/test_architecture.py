@@ -19,7 +19,7 @@ ORDER = [
     "generation",
     "grounding",
     "answer",
-    "summarize",
+    "summary",
     "evaluation",
     "pocket",
     "interop",
@@ -132,7 +132,12 @@ def test_each_rule_fails_when_it_is_broken(path, source):
 
 
 def test_what_is_allowed_is_allowed():
-    assert violations("generation/phi.py", "import torch\nfrom workbench.routing.trace import RoutingTrace") == []
+    assert (
+        violations(
+            "generation/phi.py", "import torch\nfrom workbench.routing.trace import RoutingTrace"
+        )
+        == []
+    )
     assert violations("answer.py", "if TYPE_CHECKING:\n    import torch") == []
 
 

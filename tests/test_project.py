@@ -30,7 +30,9 @@ def normal(name: str) -> str:
 
 
 def test_every_dependency_has_a_pinned_version(project, constraints):
-    wanted = project["project"]["dependencies"] + project["project"]["optional-dependencies"]["test"]
+    wanted = (
+        project["project"]["dependencies"] + project["project"]["optional-dependencies"]["test"]
+    )
     missing = [w for w in wanted if normal(re.match(r"[\w.-]+", w).group()) not in constraints]
     assert missing == []
 
@@ -66,23 +68,33 @@ def test_exactly_one_faiss_is_asked_for_at_a_time(project):
 
 
 def test_nothing_is_ever_unpickled():
-    pattern = re.compile(r"\bpickle\b|allow_pickle=True|weights_only=False|trust_remote_code=True|\beval\(|\bexec\(")
+    pattern = re.compile(
+        r"\bpickle\b|allow_pickle=True|weights_only=False|trust_remote_code=True|\beval\(|\bexec\("
+    )
     found = [
         f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
         for path in sorted((ROOT / "workbench").rglob("*.py"))
         for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1)
-        if pattern.search(re.sub(r'#.*|"[^"]*"', "", line)) and "without pickle" not in line and "model.eval()" not in line
-        and ".eval()" not in line and "never pickle" not in line and "no pickle" not in line.lower()
+        if pattern.search(re.sub(r'#.*|"[^"]*"', "", line))
+        and "without pickle" not in line
+        and "model.eval()" not in line
+        and ".eval()" not in line
+        and "never pickle" not in line
+        and "no pickle" not in line.lower()
     ]
     assert found == []
 
 
 def test_committed_files_are_small_and_carry_no_address_of_this_machine():
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout
     names = [name for name in listed.split("\0") if name and (ROOT / name).is_file()]
     assert all((ROOT / name).stat().st_size < 50_000_000 for name in names)
     address = re.compile(r"/(?:home|root|work)/\w+|index[-]url|files\.pythonhosted")
     for name in names:
-        if name.endswith((".py", ".md", ".toml", ".txt", ".yml", ".ipynb", "Makefile", ".csv", ".json")):
+        if name.endswith(
+            (".py", ".md", ".toml", ".txt", ".yml", ".ipynb", "Makefile", ".csv", ".json")
+        ):
             text = (ROOT / name).read_text("utf-8")
             assert not address.search(text) or name == "tests/test_project.py", name

@@ -22,8 +22,8 @@ _ROOMS = {
     "load_trace": "workbench.routing.trace",
     "usage_entropy": "workbench.routing.statistics",
     "ask": "workbench.answer",
-    "summarize": "workbench.summarize",
-    "plan_summary": "workbench.summarize",
+    "summarize": "workbench.summary",
+    "plan_summary": "workbench.summary",
     "plot_expert_usage": "workbench.plots.routing",
     "plot_segment_usage": "workbench.plots.routing",
     "plot_context": "workbench.plots.context",
@@ -31,12 +31,14 @@ _ROOMS = {
     "CancelToken": "workbench.cancel",
 }
 
-__all__ = [*_ROOMS, "__version__"]  # noqa: PLE0604  # names are strings from the table above
+__all__ = [*_ROOMS, "__version__"]  # names are strings from the table above
 
 
 def __getattr__(name: str) -> Any:
     if name not in _ROOMS:
-        raise AttributeError(f"module 'workbench' has no attribute {name!r}; there are {', '.join(sorted(_ROOMS))}")
+        raise AttributeError(
+            f"module 'workbench' has no attribute {name!r}; there are {', '.join(sorted(_ROOMS))}"
+        )
     value = getattr(importlib.import_module(_ROOMS[name]), name)
     globals()[name] = value
     return value
@@ -51,9 +53,9 @@ if TYPE_CHECKING:
     from workbench.cancel import CancelToken as CancelToken
     from workbench.corpus.readers import read_corpus as read_corpus
     from workbench.corpus.readers import read_document as read_document
+    from workbench.generation.loading import load_generator as load_generator
     from workbench.generation.memory import plan_memory as plan_memory
     from workbench.generation.phi import Sampling as Sampling
-    from workbench.generation.loading import load_generator as load_generator
     from workbench.plots.context import plot_context as plot_context
     from workbench.plots.routing import plot_expert_usage as plot_expert_usage
     from workbench.plots.routing import plot_segment_usage as plot_segment_usage
@@ -62,6 +64,6 @@ if TYPE_CHECKING:
     from workbench.retrieval.retrievers import open_retriever as open_retriever
     from workbench.routing.statistics import usage_entropy as usage_entropy
     from workbench.routing.trace import load_trace as load_trace
-    from workbench.summarize import plan_summary as plan_summary
-    from workbench.summarize import summarize as summarize
+    from workbench.summary import plan_summary as plan_summary
+    from workbench.summary import summarize as summarize
     from workbench.widgets.ask import AskView as AskView

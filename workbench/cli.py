@@ -58,7 +58,9 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     demo = _verb(verbs, "demo", "everything once, on corpora/ and the pocket model", _demo)
-    demo.add_argument("--out", default="demo-report", help="folder of the report (default: %(default)s)")
+    demo.add_argument(
+        "--out", default="demo-report", help="folder of the report (default: %(default)s)"
+    )
 
     lab = _verb(verbs, "lab", "JupyterLab on notebooks/", _lab, with_json=False)
     lab.add_argument("options", nargs=argparse.REMAINDER, help="passed to jupyter lab")
@@ -66,7 +68,10 @@ def build_parser() -> argparse.ArgumentParser:
     index = _verb(verbs, "index", "read, chunk, embed and save documents", _index)
     index.add_argument("paths", nargs="+", metavar="PATH", help="files and folders")
     index.add_argument("--index", required=True, metavar="DIR", help="folder of the index")
-    index.add_argument("--encoder", help="hub id or folder of a sentence-transformers encoder (default: all-MiniLM-L6-v2)")
+    index.add_argument(
+        "--encoder",
+        help="hub id or folder of a sentence-transformers encoder (default: all-MiniLM-L6-v2)",
+    )
 
     search = _verb(verbs, "search", "the passages for a question", _search)
     search.add_argument("question", metavar="Q")
@@ -76,8 +81,18 @@ def build_parser() -> argparse.ArgumentParser:
     ask.add_argument("question", metavar="Q")
     _add_index_options(ask)
     _add_generator_options(ask)
-    ask.add_argument("--style", choices=["quote", "free"], default="quote", help="verbatim sentence, or free text")
-    ask.add_argument("--marks", choices=["sentence", "passage"], default="sentence", help="what a number stands for")
+    ask.add_argument(
+        "--style",
+        choices=["quote", "free"],
+        default="quote",
+        help="verbatim sentence, or free text",
+    )
+    ask.add_argument(
+        "--marks",
+        choices=["sentence", "passage"],
+        default="sentence",
+        help="what a number stands for",
+    )
     ask.add_argument("--max-new-tokens", type=int, default=256, metavar="N")
     ask.add_argument("--routing", metavar="FILE.npz", help="save which experts were used")
     ask.add_argument("--plot", metavar="FILE.png", help="draw which experts were used")
@@ -101,25 +116,37 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _verb(verbs: Any, name: str, what: str, run: Any, *, with_json: bool = True) -> argparse.ArgumentParser:
+def _verb(
+    verbs: Any, name: str, what: str, run: Any, *, with_json: bool = True
+) -> argparse.ArgumentParser:
     verb: argparse.ArgumentParser = verbs.add_parser(name, help=what, description=what)
     verb.set_defaults(run=run)
     if with_json:
         verb.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    verb.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    verb.add_argument(
+        "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+    )
     return verb
 
 
 def _add_index_options(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--index", required=True, metavar="DIR", help="folder made by workbench index")
+    verb.add_argument(
+        "--index", required=True, metavar="DIR", help="folder made by workbench index"
+    )
     verb.add_argument("--encoder", help="the encoder the index was made with, if not the default")
     verb.add_argument("-k", type=int, default=5, help="number of passages (default: %(default)s)")
-    verb.add_argument("--mode", choices=["dense", "lexical", "hybrid"], help="default: as the index was built")
+    verb.add_argument(
+        "--mode", choices=["dense", "lexical", "hybrid"], help="default: as the index was built"
+    )
 
 
 def _add_generator_options(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--generator", default="pocket", metavar="G", help="'pocket', a folder, or a hub id")
-    verb.add_argument("--context", type=int, metavar="N", help="tokens (default: the original window)")
+    verb.add_argument(
+        "--generator", default="pocket", metavar="G", help="'pocket', a folder, or a hub id"
+    )
+    verb.add_argument(
+        "--context", type=int, metavar="N", help="tokens (default: the original window)"
+    )
 
 
 def _demo(arguments: argparse.Namespace) -> tuple[Result, str]:
@@ -136,9 +163,24 @@ def _demo(arguments: argparse.Namespace) -> tuple[Result, str]:
 
 def _lab(arguments: argparse.Namespace) -> tuple[Result, str]:
     folder = Path(__file__).resolve().parent.parent / "notebooks"
-    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder.parent}", *arguments.options]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(folder.parent), os.environ.get("PYTHONPATH")]))}
-    return {"exit_code": subprocess.call([*command, f"--LabApp.default_url=/lab/tree/{folder.name}"], env=environment)}, ""
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        f"--ServerApp.root_dir={folder.parent}",
+        *arguments.options,
+    ]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(
+            filter(None, [str(folder.parent), os.environ.get("PYTHONPATH")])
+        ),
+    }
+    return {
+        "exit_code": subprocess.call(
+            [*command, f"--LabApp.default_url=/lab/tree/{folder.name}"], env=environment
+        )
+    }, ""
 
 
 def _index(arguments: argparse.Namespace) -> tuple[Result, str]:
@@ -166,7 +208,8 @@ def _search(arguments: argparse.Namespace) -> tuple[Result, str]:
     retriever = _open(arguments)
     hits = retriever.search(arguments.question, k=arguments.k, mode=arguments.mode)
     lines = [
-        f"{h.rank}. {h.chunk.document_id} {h.chunk.start}–{h.chunk.stop} ({h.score:.4f})\n   {' '.join(h.chunk.text.split())}"
+        f"{h.rank}. {h.chunk.document_id} {h.chunk.start}–{h.chunk.stop} ({h.score:.4f})\n"
+        f"   {' '.join(h.chunk.text.split())}"
         for h in hits
     ]
     return {"hits": [hit.to_dict() for hit in hits]}, "\n".join(lines) or "no passage matches"
@@ -192,7 +235,9 @@ def _ask(arguments: argparse.Namespace) -> tuple[Result, str]:
     if arguments.plot:
         _draw(answer.routing, arguments.plot)
     lines = [answer.text]
-    lines += [f"  [{c.n}] {c.document_id} {c.start}–{c.stop} ({c.verdict})" for c in answer.citations]
+    lines += [
+        f"  [{c.n}] {c.document_id} {c.start}–{c.stop} ({c.verdict})" for c in answer.citations
+    ]
     if answer.abstained:
         lines.append(f"  ({answer.abstention_reason})")
     return answer.to_dict(), "\n".join(lines)
@@ -219,7 +264,9 @@ def _route(arguments: argparse.Namespace) -> tuple[Result, str]:
         "usage": usage.tolist(),
         "entropy": entropy.tolist(),
     }
-    lines = [f"{result['tokens']} tokens, {trace.layers} layers, {trace.n_experts} experts, {trace.k} each"]
+    lines = [
+        f"{result['tokens']} tokens, {trace.layers} layers, {trace.n_experts} experts, {trace.k} each"
+    ]
     for layer, row in enumerate(usage):
         best = row.argsort()[::-1][:4]
         named = ", ".join(f"{e} ({row[e]:.2f})" for e in best)
@@ -229,7 +276,7 @@ def _route(arguments: argparse.Namespace) -> tuple[Result, str]:
 
 def _summarize(arguments: argparse.Namespace) -> tuple[Result, str]:
     from workbench.corpus.readers import read_document
-    from workbench.summarize import summarize
+    from workbench.summary import summarize
 
     document = read_document(arguments.file)
     summary = summarize(
@@ -285,7 +332,8 @@ def _text_or_file(argument: str) -> str:
         return argument
     from workbench.corpus.readers import read_document
 
-    return read_document(argument).text
+    text: str = read_document(argument).text
+    return text
 
 
 def _progress(step: Any) -> None:

@@ -29,7 +29,7 @@ from workbench.report import (
 )
 from workbench.retrieval.retrievers import Retriever, build_retriever
 from workbench.store import write_atomic
-from workbench.summarize import Summary, summarize
+from workbench.summary import Summary, summarize
 
 CORPORA = Path(__file__).resolve().parent.parent / "corpora"
 QUESTION = "Which valve failed first?"
@@ -74,19 +74,25 @@ class Judged:
     def document_found(self) -> bool:
         """Whether the evidence's document is among the hits."""
         wanted = self.truth["evidence"]
-        return wanted is not None and any(h.chunk.document_id == wanted["document"] for h in self.answer.hits)
+        return wanted is not None and any(
+            h.chunk.document_id == wanted["document"] for h in self.answer.hits
+        )
 
     @property
     def evidence_quoted(self) -> bool:
         """Whether a citation overlaps the evidence."""
         wanted = self.truth["evidence"]
         return wanted is not None and any(
-            c.document_id == wanted["document"] and c.start < wanted["stop"] and wanted["start"] < c.stop
+            c.document_id == wanted["document"]
+            and c.start < wanted["stop"]
+            and wanted["start"] < c.stop
             for c in self.answer.citations
         )
 
 
-def run_demo(out: str | Path, *, corpora: str | Path = CORPORA, say: Say = lambda line: None) -> DemoResult:
+def run_demo(
+    out: str | Path, *, corpora: str | Path = CORPORA, say: Say = lambda line: None
+) -> DemoResult:
     """Run everything and write ``out/report.html``; `say` receives a line a step."""
     out = Path(out)
     seconds: dict[str, float] = {}
@@ -132,34 +138,58 @@ def read_questions(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         try:
             question = json.loads(line)
-            questions.append({**question, "question": str(question["question"]), "evidence": question["evidence"]})
+            questions.append(
+                {
+                    **question,
+                    "question": str(question["question"]),
+                    "evidence": question["evidence"],
+                }
+            )
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}:{number}: no question: {error}") from error
     return questions
 
 
-def _answer_all(truths: Sequence[dict[str, Any]], retriever: Retriever, generator: Generator) -> list[Judged]:
+def _answer_all(
+    truths: Sequence[dict[str, Any]], retriever: Retriever, generator: Generator
+) -> list[Judged]:
     return [Judged(ask(t["question"], retriever=retriever, generator=generator), t) for t in truths]
 
 
 def _page(corpus: Corpus, generator: Generator, judged: Sequence[Judged], summary: Summary) -> str:
     first = next((j for j in judged if j.truth["question"] == QUESTION), judged[0])
-    shown = [first] + [j for j in judged if j.evidence_quoted and j is not first][: SHOWN - 3]
-    wrong = [j for j in judged if j.truth["answerable"] and not j.evidence_quoted and j is not first]
+    quoted = [j for j in judged if j.evidence_quoted and j is not first]
+    shown = [first, *quoted[: SHOWN - 3]]
+    wrong = [
+        j for j in judged if j.truth["answerable"] and not j.evidence_quoted and j is not first
+    ]
     declined = [j for j in judged if not j.truth["answerable"] and j.answer.abstained]
     trace = first.answer.routing
     pictures = [
-        Picture(png_bytes(plot_context(first.answer)), "How likely the model found each admissible quote; the one it said is coloured."),
-        Picture(png_bytes(plot_expert_usage(trace)), f"Experts used in every layer for “{first.answer.question}”, prompt and answer."),
-        Picture(png_bytes(plot_expert_usage(trace, segment="answer")), "The same, answer tokens alone."),
-        Picture(png_bytes(plot_segment_usage(trace, layer=trace.layers - 1)), "Segments of prompt and answer in the last layer."),
+        Picture(
+            png_bytes(plot_context(first.answer)),
+            "How likely the model found each admissible quote; the one it said is coloured.",
+        ),
+        Picture(
+            png_bytes(plot_expert_usage(trace)),
+            f"Experts used in every layer for “{first.answer.question}”, prompt and answer.",
+        ),
+        Picture(
+            png_bytes(plot_expert_usage(trace, segment="answer")), "The same, answer tokens alone."
+        ),
+        Picture(
+            png_bytes(plot_segment_usage(trace, layer=trace.layers - 1)),
+            "Segments of prompt and answer in the last layer.",
+        ),
     ]
     return report_page(
         "workbench: where an answer comes from",
         [
             Section("What this is", _introduction(corpus, generator, judged)),
             answers_section("Answers with their passages", [j.answer for j in shown]),
-            answers_section("Where it failed", [j.answer for j in wrong[:2]] + [j.answer for j in declined[:1]]),
+            answers_section(
+                "Where it failed", [j.answer for j in wrong[:2]] + [j.answer for j in declined[:1]]
+            ),
             pictures_section("Experts", pictures),
             summary_section("A long document, summarized", summary),
             Section("All questions", _questions_table(judged)),
@@ -170,17 +200,24 @@ def _page(corpus: Corpus, generator: Generator, judged: Sequence[Judged], summar
 def _introduction(corpus: Corpus, generator: Generator, judged: Sequence[Judged]) -> str:
     answerable = [j for j in judged if j.truth["answerable"]]
     unanswerable = [j for j in judged if not j.truth["answerable"]]
-    found, quoted = sum(j.document_found for j in answerable), sum(j.evidence_quoted for j in answerable)
+    found, quoted = (
+        sum(j.document_found for j in answerable),
+        sum(j.evidence_quoted for j in answerable),
+    )
     declined = sum(j.answer.abstained for j in unanswerable)
     rows = [
-        ["the evidence's document is among the first five passages", f"{found} of {len(answerable)}"],
+        [
+            "the evidence's document is among the first five passages",
+            f"{found} of {len(answerable)}",
+        ],
         ["the quoted sentence overlaps the evidence", f"{quoted} of {len(answerable)}"],
         ["declined where the documents do not say", f"{declined} of {len(unanswerable)}"],
     ]
     return (
-        f"<p>{len(corpus)} documents were read, {len(judged)} questions asked, all on this machine. The answers come from "
-        f"the embedded model “{escape(generator.name)}”, a very small relative of Phi-3.5-MoE trained to quote. It shows "
-        "how things work; its choice of sentence is often wrong, which is why every answer shows its passages.</p>"
+        f"<p>{len(corpus)} documents were read and {len(judged)} questions asked, all on this "
+        f"machine. The answers come from the embedded model “{escape(generator.name)}”, a very small "
+        "relative of Phi-3.5-MoE trained to quote. It shows how things work; its choice of sentence is "
+        "often wrong, which is why every answer shows its passages.</p>"
         + table(["what", "how often"], rows)
     )
 
@@ -188,7 +225,17 @@ def _introduction(corpus: Corpus, generator: Generator, judged: Sequence[Judged]
 def _questions_table(judged: Sequence[Judged]) -> str:
     rows = []
     for j in judged:
-        verdict = "evidence quoted" if j.evidence_quoted else "declined" if j.answer.abstained else "other sentence"
-        wanted = j.truth["evidence"]["document"] if j.truth["evidence"] else "(the documents do not say)"
-        rows.append([j.truth["id"], j.answer.question, " ".join(j.answer.text.split()), wanted, verdict])
+        verdict = (
+            "evidence quoted"
+            if j.evidence_quoted
+            else "declined"
+            if j.answer.abstained
+            else "other sentence"
+        )
+        wanted = (
+            j.truth["evidence"]["document"] if j.truth["evidence"] else "(the documents do not say)"
+        )
+        rows.append(
+            [j.truth["id"], j.answer.question, " ".join(j.answer.text.split()), wanted, verdict]
+        )
     return table(["id", "question", "answer", "evidence in", "verdict"], rows)

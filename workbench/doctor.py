@@ -70,9 +70,13 @@ def _versions(found: Examination) -> None:
     present = {name: _version(name) for name in FAISS if _version(name)}
     found.versions.update(present)
     if not present:
-        found.problems.append("faiss is missing: install the extra 'cpu' or 'gpu' (make setup FAISS=cpu)")
+        found.problems.append(
+            "faiss is missing: install the extra 'cpu' or 'gpu' (make setup FAISS=cpu)"
+        )
     if len(present) > 1:
-        found.problems.append(f"{' and '.join(present)} overwrite each other: uninstall both, then install one")
+        found.problems.append(
+            f"{' and '.join(present)} overwrite each other: uninstall both, then install one"
+        )
     if not (3, 11) <= sys.version_info[:2] <= (3, 13):
         found.problems.append(f"Python {platform.python_version()} is outside 3.11–3.13")
 
@@ -133,5 +137,7 @@ def _control_tokens(generator: Any) -> str:
     hostile = chat_token_ids(generator.tokenizer, [("user", "".join(control.values()))])[1]
     extra = sum(i in control for i in hostile) - sum(i in control for i in clean)
     if extra:
-        raise WorkbenchError(f"{extra} control tokens of the text reached the prompt: do not use this tokenizer")
+        raise WorkbenchError(
+            f"{extra} control tokens of the text reached the prompt: do not use this tokenizer"
+        )
     return "text cannot become a control token"

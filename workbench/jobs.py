@@ -1,4 +1,4 @@
-"""One worker thread for long work behind an interface: run, cancel, wait. One job at a time, because one model is loaded.
+"""One worker thread for long work behind an interface: run, cancel, wait. One job at a time: one model is loaded.
 
 Callbacks of widgets may run on any thread and must return at once; they start a job here and read its result later.
 """
@@ -20,7 +20,9 @@ _slot = threading.Lock()
 class Job(Generic[T]):
     """Work on a thread of its own: ``work(cancel)`` returns the result or raises; ``on_end(job)`` runs after it."""
 
-    def __init__(self, work: Callable[[CancelToken], T], on_end: Callable[[Job[T]], None] | None = None) -> None:
+    def __init__(
+        self, work: Callable[[CancelToken], T], on_end: Callable[[Job[T]], None] | None = None
+    ) -> None:
         self.cancel_token = CancelToken()
         self.state: State = "running"
         self.error: BaseException | None = None
@@ -51,7 +53,9 @@ class Job(Generic[T]):
             raise self.error
         return self._result  # type: ignore[return-value]  # set whenever there is no error
 
-    def _run(self, work: Callable[[CancelToken], T], on_end: Callable[[Job[T]], None] | None) -> None:
+    def _run(
+        self, work: Callable[[CancelToken], T], on_end: Callable[[Job[T]], None] | None
+    ) -> None:
         try:
             with _slot:
                 self.cancel_token.raise_if_cancelled("the job")

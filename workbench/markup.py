@@ -76,7 +76,8 @@ def page(title: str, body: str) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
+        '<meta http-equiv="Content-Security-Policy" '
+        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
         f"<title>{escape(title)}</title>"
         "<style>:root{color-scheme:light dark}body{margin:2rem auto;padding:0 1.2rem;max-width:60rem}</style>"
         f"</head><body>{fragment(body)}</body></html>\n"
@@ -90,5 +91,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     '<table><thead><tr><th>k</th></tr></thead><tbody><tr><td>&lt;</td></tr></tbody></table>'
     """
     head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

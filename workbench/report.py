@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from workbench.answer import Answer
 from workbench.markup import escape, page
-from workbench.summarize import Summary
+from workbench.summary import Summary
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,9 @@ def picture_html(picture: Picture) -> str:
 
 def answers_section(title: str, answers: Sequence[Answer]) -> Section:
     """Each answer with its marks and highlighted passages."""
-    return Section(title, "".join(f'<div class="wb-card">{answer.to_html()}</div>' for answer in answers))
+    return Section(
+        title, "".join(f'<div class="wb-card">{answer.to_html()}</div>' for answer in answers)
+    )
 
 
 def pictures_section(title: str, pictures: Sequence[Picture]) -> Section:

@@ -100,7 +100,9 @@ def damaged_files(folder: Path, manifest: dict[str, Any]) -> list[str]:
     """Names of files that are missing, changed, or not in `manifest`; empty when all is well."""
     promised: dict[str, str] = manifest["files"]
     present = set(_file_names(folder))
-    changed = [n for n in sorted(promised) if n not in present or sha256_file(folder / n) != promised[n]]
+    changed = [
+        n for n in sorted(promised) if n not in present or sha256_file(folder / n) != promised[n]
+    ]
     return changed + sorted(present - promised.keys())
 
 

@@ -13,7 +13,13 @@ from workbench.cancel import CancelToken
 from workbench.corpus.chunks import Chunk, chunk_document, chunk_id
 from workbench.corpus.documents import Document, Section
 from workbench.generation.phi import Generator
-from workbench.generation.prompts import SUMMARY_SYSTEM, PassageSize, Prompt, build_summary_prompt, passage_size
+from workbench.generation.prompts import (
+    SUMMARY_SYSTEM,
+    PassageSize,
+    Prompt,
+    build_summary_prompt,
+    passage_size,
+)
 from workbench.generation.results import Generation
 from workbench.grounding.citations import find_citations
 from workbench.markup import Highlight, escape, fragment, highlight, shorten, table
@@ -178,11 +184,19 @@ class Summary:
             )
         parts.append("</ol>")
         rows = [
-            [str(node.level), node.title, f"{node.start}–{node.stop}", node.status, str(len(node.sentences))]
+            [
+                str(node.level),
+                node.title,
+                f"{node.start}–{node.stop}",
+                node.status,
+                str(len(node.sentences)),
+            ]
             for node in self.nodes
         ]
         tree = table(["level", "part", "characters", "status", "sentences"], rows)
-        parts.append(f'<details><summary class="wb-note">all {len(rows)} calls</summary>{tree}</details>')
+        parts.append(
+            f'<details><summary class="wb-note">all {len(rows)} calls</summary>{tree}</details>'
+        )
         return "".join(parts)
 
     def _context_html(self, span: SourceSpan) -> str:
@@ -203,7 +217,7 @@ def plan_summary(
     sentences: int = 8,
     max_new_tokens: int = 256,
 ) -> SummaryPlan:
-    """Cut `document` into parts that each fit one prompt; every character that is not white space is in exactly one part.
+    """Cut `document` into parts that each fit one prompt; every visible character is in exactly one part.
 
     "auto" reads everything at once if the context and the marks the checkpoint knows allow it. Parts follow the
     document's sections; a section that is too long is divided evenly.
@@ -214,9 +228,14 @@ def plan_summary(
         raise ValueError(f"{document.id} has no text to summarize")
     chunks = chunk_document(document, measure=_measure(generator), max_tokens=CHUNK_TOKENS)
     sizes = [passage_size(chunk, document, tokenizer=generator.tokenizer) for chunk in chunks]
-    limit = PassageSize(generator.context - max_new_tokens - _frame_tokens(generator), generator.max_marks or sys.maxsize)
+    limit = PassageSize(
+        generator.context - max_new_tokens - _frame_tokens(generator),
+        generator.max_marks or sys.maxsize,
+    )
     if limit.tokens < CHUNK_TOKENS + 32:
-        raise ValueError(f"a context of {generator.context} tokens is too small to summarize with; load a larger one")
+        raise ValueError(
+            f"a context of {generator.context} tokens is too small to summarize with; load a larger one"
+        )
     whole = PassageSize(sum(s.tokens for s in sizes), sum(s.marks for s in sizes))
     fits = _within(whole, limit)
     if strategy == "full" and not fits:
@@ -285,7 +304,9 @@ def summarize(
     if progress:
         tqdm.write(str(plan), file=sys.stderr)
     work = _Work(document, generator, style, query, max_new_tokens, cancel)
-    wanted = sentences if plan.strategy == "full" else max(1, math.ceil(sentences / len(plan.parts)))
+    wanted = (
+        sentences if plan.strategy == "full" else max(1, math.ceil(sentences / len(plan.parts)))
+    )
     with tqdm(total=plan.calls, disable=not progress, desc="summarize", file=sys.stderr) as bar:
         for part in plan.parts:
             work.read_part(part, wanted)
@@ -293,7 +314,11 @@ def summarize(
         final = work.reduce(sentences, bar.update)
     cited = {span for sentence in final for span in sentence.sources}
     hit = [any(part[0].start <= s.start < part[-1].stop for s in cited) for part in plan.parts]
-    read = sum(node.stop - node.start for node in work.nodes if node.level == 0 and node.status != "cancelled")
+    read = sum(
+        node.stop - node.start
+        for node in work.nodes
+        if node.level == 0 and node.status != "cancelled"
+    )
     return Summary(
         document=document,
         sentences=final,
@@ -371,17 +396,27 @@ class _Work:
         return groups
 
     def _reduce_group(
-        self, group: Sequence[SummarySentence], wanted: int, level: int, below: Sequence[SummaryNode]
+        self,
+        group: Sequence[SummarySentence],
+        wanted: int,
+        level: int,
+        below: Sequence[SummaryNode],
     ) -> None:
         children = tuple(node.id for node in below if any(s in group for s in node.sentences))
         title = f"{len(group)} sentences of level {level - 1}"
         if self.style == "quote":
-            chunks = [_span_chunk(self.document, s.sources[0].start, s.sources[0].stop) for s in group]
+            chunks = [
+                _span_chunk(self.document, s.sources[0].start, s.sources[0].stop) for s in group
+            ]
             self._call(chunks, wanted, level=level, title=title, children=children, origin=None)
             return
         text = "\n".join(" ".join(sentence.text.split()) for sentence in group)
         written = replace(
-            self.document, id=f"{self.document.id}#level-{level - 1}", text=text, sections=(), pages=()
+            self.document,
+            id=f"{self.document.id}#level-{level - 1}",
+            text=text,
+            sections=(),
+            pages=(),
         )
         chunks, at = [], 0
         for sentence in group:
@@ -389,7 +424,9 @@ class _Work:
             chunks.append(_span_chunk(written, at, at + length))
             at += length + 1
         origin = {(c.start, c.stop): s.sources for c, s in zip(chunks, group, strict=True)}
-        self._call(chunks, wanted, level=level, title=title, children=children, origin=(written, origin))
+        self._call(
+            chunks, wanted, level=level, title=title, children=children, origin=(written, origin)
+        )
 
     def _call(
         self,
@@ -417,9 +454,13 @@ class _Work:
             max_marks=self.generator.max_marks,
         )
         if prompt.dropped:
-            raise ValueError(f"a part of {document.id} did not fit its prompt: {prompt.dropped[0].reason}")
+            raise ValueError(
+                f"a part of {document.id} did not fit its prompt: {prompt.dropped[0].reason}"
+            )
         if self.style == "quote":
-            generation = self.generator.quote(prompt, may_abstain=False, cancel=self.cancel, capture=False)
+            generation = self.generator.quote(
+                prompt, may_abstain=False, cancel=self.cancel, capture=False
+            )
             sentences = _chosen(generation, prompt, wanted)
         else:
             generation = self.generator.generate(
@@ -437,7 +478,8 @@ def _chosen(generation: Generation, prompt: Prompt, wanted: int) -> tuple[Summar
     by_number = {source.n: source for source in prompt.sources}
     best = [by_number[c.n] for c in generation.candidates if c.n is not None][:wanted]
     found = [
-        SummarySentence(s.text, (SourceSpan(s.document_id, s.document_start, s.document_stop),)) for s in best
+        SummarySentence(s.text, (SourceSpan(s.document_id, s.document_start, s.document_stop),))
+        for s in best
     ]
     return tuple(sorted(found, key=_place))
 
@@ -488,15 +530,21 @@ def _parts(
     return parts
 
 
-def _divide(chunks: Sequence[Chunk], sizes: Sequence[PassageSize], limit: PassageSize) -> list[tuple[Chunk, ...]]:
+def _divide(
+    chunks: Sequence[Chunk], sizes: Sequence[PassageSize], limit: PassageSize
+) -> list[tuple[Chunk, ...]]:
     tokens, marks = sum(s.tokens for s in sizes), sum(s.marks for s in sizes)
     pieces = max(1, math.ceil(tokens / limit.tokens), math.ceil(marks / limit.marks))
-    share = PassageSize(min(limit.tokens, math.ceil(tokens / pieces)), min(limit.marks, math.ceil(marks / pieces)))
+    share = PassageSize(
+        min(limit.tokens, math.ceil(tokens / pieces)), min(limit.marks, math.ceil(marks / pieces))
+    )
     parts: list[list[Chunk]] = [[]]
     used = PassageSize(0, 0)
     for chunk, size in zip(chunks, sizes, strict=True):
         grown = PassageSize(used.tokens + size.tokens, used.marks + size.marks)
-        if parts[-1] and (not _within(grown, limit) or (used.tokens >= share.tokens or used.marks >= share.marks)):
+        if parts[-1] and (
+            not _within(grown, limit) or (used.tokens >= share.tokens or used.marks >= share.marks)
+        ):
             parts.append([])
             grown = size
         parts[-1].append(chunk)
@@ -514,7 +562,9 @@ def _main_sections(document: Document) -> list[Section]:
 
 
 def _section_of(chunk: Chunk, sections: Sequence[Section]) -> int | None:
-    inside = [i for i, section in enumerate(sections) if section.start <= chunk.start < section.stop]
+    inside = [
+        i for i, section in enumerate(sections) if section.start <= chunk.start < section.stop
+    ]
     return inside[-1] if inside else None
 
 
@@ -536,7 +586,9 @@ def _span_chunk(document: Document, start: int, stop: int) -> Chunk:
 
 
 def _frame_tokens(generator: Generator) -> int:
-    return len(generator.tokenizer(FREE_SUMMARY_SYSTEM, add_special_tokens=False)["input_ids"]) + 128
+    return (
+        len(generator.tokenizer(FREE_SUMMARY_SYSTEM, add_special_tokens=False)["input_ids"]) + 128
+    )
 
 
 def _limit_words(limit: PassageSize) -> str:

@@ -1,4 +1,4 @@
-"""Phi3 and Phimoe written once more in float64 NumPy from the papers and model cards, as an oracle for generation and routing.
+"""Phi3 and Phimoe once more in float64 NumPy from papers and model cards: an oracle for generation and routing.
 
 Whole sequences only, no cache, loops over tokens and experts: slow and plain on purpose. LongRoPE follows Microsoft's
 rule: the long factors for every position as soon as the sequence may exceed the original window.
@@ -89,7 +89,10 @@ class Reference:
         else:
             q, k, v = np.split(
                 self.linear(f"{name}.qkv_proj", x),
-                [c.num_attention_heads * head, (c.num_attention_heads + c.num_key_value_heads) * head],
+                [
+                    c.num_attention_heads * head,
+                    (c.num_attention_heads + c.num_key_value_heads) * head,
+                ],
                 axis=-1,
             )
         angles = rotary_angles(c, np.arange(tokens), long=long)
@@ -127,6 +130,10 @@ class Reference:
         routes: list = []
         for layer in range(self.config.num_hidden_layers):
             name = f"model.layers.{layer}"
-            x = x + self.attention(f"{name}.self_attn", self.norm(f"{name}.input_layernorm", x), long=long)
-            x = x + self.feed_forward(layer, self.norm(f"{name}.post_attention_layernorm", x), routes)
+            x = x + self.attention(
+                f"{name}.self_attn", self.norm(f"{name}.input_layernorm", x), long=long
+            )
+            x = x + self.feed_forward(
+                layer, self.norm(f"{name}.post_attention_layernorm", x), routes
+            )
         return self.linear("lm_head", self.norm("model.norm", x)), routes

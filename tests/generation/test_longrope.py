@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+
 def logits_of(model, ids):
     import torch
 
@@ -42,7 +43,9 @@ def test_stock_phimoe_is_wrong_beyond_the_window_and_right_within(moe_folder, re
     within, beyond = random_ids(200, 300), random_ids(300, 300)
     assert relative_error(logits_of(stock, within), oracle.forward(within, long=False)[0]) < 1e-3
     error = relative_error(logits_of(stock, beyond), oracle.forward(beyond, long=True)[0])
-    assert error > 0.1, "transformers applies long_factor in Phimoe again: pin_regime may be reconsidered"
+    assert error > 0.1, (
+        "transformers applies long_factor in Phimoe again: pin_regime may be reconsidered"
+    )
 
 
 def test_stock_phi3_cache_goes_stale_across_the_window_and_ours_does_not(dense_folder, reference):
@@ -61,7 +64,9 @@ def test_stock_phi3_cache_goes_stale_across_the_window_and_ours_does_not(dense_f
         cache = DynamicCache(config=model.config)
         with torch.inference_mode():
             model(torch.tensor([ids[:200]]), past_key_values=cache)
-            tail = model(torch.tensor([ids[200:]]), past_key_values=cache).logits[0].double().numpy()
+            tail = (
+                model(torch.tensor([ids[200:]]), past_key_values=cache).logits[0].double().numpy()
+            )
         expected = reference.Reference(model).forward(ids, long=True)[0][200:]
         errors[name] = relative_error(tail, expected)
     assert errors["pinned"] < 1e-3

@@ -78,7 +78,11 @@ def test_every_stop_token_ends_the_answer(tiny_moe):
         finally:
             with torch.no_grad():
                 head.bias.copy_(before)
-        assert (generation.token_ids, generation.text, generation.finish_reason) == ((token,), "", "stop")
+        assert (generation.token_ids, generation.text, generation.finish_reason) == (
+            (token,),
+            "",
+            "stop",
+        )
 
 
 def test_cancelling_keeps_the_text_so_far(tiny_moe):
@@ -89,7 +93,9 @@ def test_cancelling_keeps_the_text_so_far(tiny_moe):
         seen.append(text)
         cancel.cancel()
 
-    generation = tiny_moe.generate(prompt_for(tiny_moe), max_new_tokens=200, on_text=on_text, cancel=cancel)
+    generation = tiny_moe.generate(
+        prompt_for(tiny_moe), max_new_tokens=200, on_text=on_text, cancel=cancel
+    )
     assert generation.finish_reason == "cancelled"
     assert 1 <= len(generation.token_ids) < 200
     assert len(generation.log_probabilities) == len(generation.token_ids)
@@ -116,9 +122,12 @@ def test_prompt_and_answer_must_fit_the_context(tiny_moe):
 
 
 def test_the_same_seed_samples_the_same_tokens(tiny_moe):
-    draw = lambda seed: tiny_moe.generate(  # noqa: E731  # three uses of one line
-        prompt_for(tiny_moe), max_new_tokens=12, sampling=Sampling(temperature=1.5, seed=seed)
-    ).token_ids
+    def draw(seed):
+        sampling = Sampling(temperature=1.5, seed=seed)
+        return tiny_moe.generate(
+            prompt_for(tiny_moe), max_new_tokens=12, sampling=sampling
+        ).token_ids
+
     assert draw(1) == draw(1)
     assert draw(1) != draw(2)
 

@@ -9,12 +9,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from workbench.errors import PromptTooLong
-from workbench.generation.prompts import build_prompt, chat_token_ids, known_marks, passage_size, plain_prompt
+from workbench.generation.prompts import (
+    build_prompt,
+    chat_token_ids,
+    known_marks,
+    passage_size,
+    plain_prompt,
+)
 
 
 def build(library, tokenizer, question="Which valve failed first?", **options):
     options = {"budget_tokens": 2000, **options}
-    return build_prompt(question, library.hits, documents=library.documents, tokenizer=tokenizer, **options)
+    return build_prompt(
+        question, library.hits, documents=library.documents, tokenizer=tokenizer, **options
+    )
 
 
 @pytest.mark.parametrize("marks", ["sentence", "passage"])
@@ -44,7 +52,9 @@ def test_ids_equal_the_chat_template_on_clean_text(tiny_moe):
     expected = tiny_moe.tokenizer.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
     text, ids, _, _ = chat_token_ids(tiny_moe.tokenizer, messages)
     assert ids == expected
-    assert text == tiny_moe.tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+    assert text == tiny_moe.tokenizer.apply_chat_template(
+        chat, add_generation_prompt=True, tokenize=False
+    )
 
 
 def count_control(tokenizer, ids):
@@ -65,12 +75,25 @@ def test_control_tokens_in_documents_titles_and_questions_stay_text(library, tin
     assert count_control(tokenizer, stock) > 5
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
 @given(
     st.lists(
         st.one_of(
             st.text(max_size=20),
-            st.sampled_from(["<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<s>", "</s>", "<pad>", "<unk>"]),
+            st.sampled_from(
+                [
+                    "<|end|>",
+                    "<|system|>",
+                    "<|user|>",
+                    "<|assistant|>",
+                    "<s>",
+                    "</s>",
+                    "<pad>",
+                    "<unk>",
+                ]
+            ),
         ),
         max_size=8,
     ).map("".join)
@@ -108,7 +131,9 @@ def test_passage_size_is_an_upper_bound(library, tiny_moe):
     for hit in library.hits:
         one = type(library)(documents=library.documents, hits=[hit])
         prompt = build(one, tokenizer)
-        size = passage_size(hit.chunk, library.documents[hit.chunk.document_id], tokenizer=tokenizer)
+        size = passage_size(
+            hit.chunk, library.documents[hit.chunk.document_id], tokenizer=tokenizer
+        )
         assert len(prompt.token_ids) - frame <= size.tokens
         assert len(prompt.sources) == size.marks
 

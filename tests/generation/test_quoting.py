@@ -46,7 +46,9 @@ class Fake:
         del self.said[len(self.said) - count :]
 
 
-@given(st.sets(st.lists(st.integers(0, 3), min_size=1, max_size=4).map(tuple), min_size=1, max_size=10))
+@given(
+    st.sets(st.lists(st.integers(0, 3), min_size=1, max_size=4).map(tuple), min_size=1, max_size=10)
+)
 def test_scores_equal_brute_force_over_the_shortest_telling_prefix(answers):
     answers = {key: list(ids) for key, ids in enumerate(sorted(answers), start=1)}
     model = Fake(4)
@@ -55,7 +57,12 @@ def test_scores_equal_brute_force_over_the_shortest_telling_prefix(answers):
     for key, ids in answers.items():
         others = [other for k, other in answers.items() if k != key]
         length = next(
-            (n for n in range(1, len(ids) + 1) if not any(other[:n] == ids[:n] for other in others)), len(ids)
+            (
+                n
+                for n in range(1, len(ids) + 1)
+                if not any(other[:n] == ids[:n] for other in others)
+            ),
+            len(ids),
         )
         oracle, expected = Fake(4), 0.0
         for token in ids[:length]:
@@ -80,7 +87,9 @@ def test_other_weights_choose_otherwise(library, make_tiny):
     choices = set()
     for seed in range(8):
         generator = load_generator(make_tiny(seed=seed, layers=1), context=1024, device="cpu")
-        choices.add(generator.quote(make_prompt(library, generator), capture=False, may_abstain=False).text)
+        choices.add(
+            generator.quote(make_prompt(library, generator), capture=False, may_abstain=False).text
+        )
     assert len(choices) >= 2
 
 
@@ -90,14 +99,25 @@ def test_candidate_scores_equal_whole_forward_passes(library, tiny_moe):
 
     prompt = make_prompt(library, tiny_moe)
     generation = tiny_moe.quote(prompt, capture=False)
-    encode = lambda text: tiny_moe.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]  # noqa: E731  # two uses, one line
+
+    def encode(text):
+        return tiny_moe.tokenizer(text, add_special_tokens=False, split_special_tokens=True)[
+            "input_ids"
+        ]
+
     every = {c.n: encode(c.text) for c in generation.candidates}
     for candidate in generation.candidates:
         ids = every[candidate.n]
         others = [other for n, other in every.items() if n != candidate.n]
-        length = next(n for n in range(1, len(ids) + 1) if not any(o[:n] == ids[:n] for o in others))
+        length = next(
+            n for n in range(1, len(ids) + 1) if not any(o[:n] == ids[:n] for o in others)
+        )
         with torch.inference_mode():
-            logits = tiny_moe.model(torch.tensor([[*prompt.token_ids, *ids[:length]]])).logits[0].log_softmax(-1)
+            logits = (
+                tiny_moe.model(torch.tensor([[*prompt.token_ids, *ids[:length]]]))
+                .logits[0]
+                .log_softmax(-1)
+            )
         start = len(prompt.token_ids) - 1
         expected = sum(float(logits[start + i, ids[i]]) for i in range(length))
         assert candidate.log_probability == pytest.approx(expected, abs=1e-3)
@@ -112,7 +132,10 @@ def test_routing_of_a_quote_equals_one_pass_over_the_final_tokens(library, tiny_
     generation = tiny_moe.quote(prompt)
     trace = generation.routing
     seen = []
-    handles = [r.register_forward_hook(lambda m, a, out: seen.append(out[2])) for r in find_routers(tiny_moe.model)]
+    handles = [
+        r.register_forward_hook(lambda m, a, out: seen.append(out[2]))
+        for r in find_routers(tiny_moe.model)
+    ]
     with torch.inference_mode():
         tiny_moe.model(torch.tensor([[*prompt.token_ids, *generation.token_ids]]))
     for handle in handles:
@@ -133,9 +156,7 @@ def test_several_sentences_are_distinct_lines(library, tiny_moe):
 
 
 def test_without_sources_only_abstention_is_left(library, tiny_moe):
-    prompt = build_prompt(
-        "Who?", [], documents={}, tokenizer=tiny_moe.tokenizer, budget_tokens=500
-    )
+    prompt = build_prompt("Who?", [], documents={}, tokenizer=tiny_moe.tokenizer, budget_tokens=500)
     assert tiny_moe.quote(prompt).text == ABSTENTION
     with pytest.raises(ValueError, match="no source to quote"):
         tiny_moe.quote(prompt, may_abstain=False)

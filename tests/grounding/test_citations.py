@@ -33,11 +33,28 @@ def evidence() -> SimpleNamespace:
         format="txt",
     )
     sources, at = [], 0
-    for n, sentence in enumerate(["Valve V-14 failed at 22:47.", "The pump P3 tripped at 23:05.", TEXT[58:]], start=1):
+    for n, sentence in enumerate(
+        ["Valve V-14 failed at 22:47.", "The pump P3 tripped at 23:05.", TEXT[58:]], start=1
+    ):
         start = TEXT.index(sentence)
         sources.append(
-            Source(n, Chunk(document.id, start, start + len(sentence), sentence, chunk_id(document.id, sentence, 1)), sentence, at, at + len(sentence),
-                   start, start + len(sentence), 0, 1)  # fmt: skip
+            Source(
+                n,
+                Chunk(
+                    document.id,
+                    start,
+                    start + len(sentence),
+                    sentence,
+                    chunk_id(document.id, sentence, 1),
+                ),
+                sentence,
+                at,
+                at + len(sentence),
+                start,
+                start + len(sentence),
+                0,
+                1,
+            )
         )
     return SimpleNamespace(documents={document.id: document}, sources=sources)
 
@@ -72,7 +89,12 @@ def test_forms_of_marks(evidence, text, numbers):
 
 @pytest.mark.parametrize(
     ("text", "found", "lost"),
-    [("Zero [0].", [], [0]), ("Far [99].", [], [99]), ("Over [2-9].", [2, 3], [9]), ("[1,7] One.", [1], [7])],
+    [
+        ("Zero [0].", [], [0]),
+        ("Far [99].", [], [99]),
+        ("Over [2-9].", [2, 3], [9]),
+        ("[1,7] One.", [1], [7]),
+    ],
 )
 def test_numbers_without_a_source_are_reported(evidence, text, found, lost):
     report = parse(evidence, text)

@@ -79,12 +79,19 @@ def test_padding_is_never_counted(tiny_moe, reference):
     mask = torch.tensor([[0] * 13 + [1] * 20, [1] * 33])
     with torch.inference_mode(), RoutingRecorder(tiny_moe.model) as recorder:
         output = tiny_moe.model.generate(
-            torch.tensor(rows), attention_mask=mask, max_new_tokens=6, do_sample=False, eos_token_id=None, pad_token_id=8
+            torch.tensor(rows),
+            attention_mask=mask,
+            max_new_tokens=6,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=8,
         ).tolist()
     for row, padding, length in [(0, 13, 20), (1, 0, 33)]:
         final = output[row][padding:]
         trace = recorder.trace(table(final, length), row=row, left_padding=padding)
-        np.testing.assert_array_equal(trace.experts[:-1], true_routes(reference, tiny_moe.model, final)[0][:-1])
+        np.testing.assert_array_equal(
+            trace.experts[:-1], true_routes(reference, tiny_moe.model, final)[0][:-1]
+        )
         assert trace.routed.sum() == len(final) - 1
 
 
@@ -96,7 +103,9 @@ def test_a_rejected_branch_leaves_no_trace(tiny_moe):
     cache = DynamicCache(config=tiny_moe.model.config)
     with torch.inference_mode(), RoutingRecorder(tiny_moe.model) as recorder:
         tiny_moe.model(torch.tensor([ids[:20]]), past_key_values=cache)
-        tiny_moe.model(torch.tensor([[299, ids[21]]]), past_key_values=cache)  # a wrong token, then a right one
+        tiny_moe.model(
+            torch.tensor([[299, ids[21]]]), past_key_values=cache
+        )  # a wrong token, then a right one
         cache.crop(-2)
         tiny_moe.model(torch.tensor([ids[20:21]]), past_key_values=cache)
     trace = recorder.trace(table(ids[:22], 20))

@@ -41,7 +41,11 @@ def test_counts_equal_a_plain_loop_and_rows_sum_to_k_times_routed_tokens(trace, 
     tokens = 0
     for t in range(len(trace.token_ids)):
         name = trace.segment_names[trace.segments[t]]
-        wanted = segment is None or name == segment or (segment == "evidence" and name.startswith("evidence "))
+        wanted = (
+            segment is None
+            or name == segment
+            or (segment == "evidence" and name.startswith("evidence "))
+        )
         if not wanted or not trace.routed[t]:
             continue
         tokens += 1
@@ -80,7 +84,9 @@ def test_a_saved_trace_loads_equal(trace, tmp_path):
 
 
 def test_indices_without_gates_survive_saving(trace, tmp_path):
-    assert load_trace(replace(trace, gate_weights=None).save(tmp_path / "t.npz")).gate_weights is None
+    assert (
+        load_trace(replace(trace, gate_weights=None).save(tmp_path / "t.npz")).gate_weights is None
+    )
 
 
 @pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04 broken"])

@@ -40,13 +40,17 @@ def find_checkpoint(spec: str | Path) -> Checkpoint:
         check_manifest(folder)
         return Checkpoint(POCKET, str(folder), True)
     if text.startswith(("http://", "https://")):
-        raise CheckpointError(f"{text} is an endpoint; this version loads a folder, a hub id, or 'pocket'")
+        raise CheckpointError(
+            f"{text} is an endpoint; this version loads a folder, a hub id, or 'pocket'"
+        )
     path = Path(text).expanduser()
     if path.is_dir():
         check_folder(path)
         return Checkpoint(path.name, str(path), True)
     if path.is_absolute() or text.startswith(".") or text.count("/") != 1:
-        raise CheckpointError(f"no model folder at {text!r}; give a folder, a hub id 'owner/name', or 'pocket'")
+        raise CheckpointError(
+            f"no model folder at {text!r}; give a folder, a hub id 'owner/name', or 'pocket'"
+        )
     return Checkpoint(text, text, False)
 
 
@@ -60,9 +64,13 @@ def check_folder(folder: Path) -> None:
     config = read_config(folder)
     model_type = config.get("model_type")
     if model_type not in MODEL_TYPES:
-        raise CheckpointError(f"{folder / 'config.json'} is of type {model_type!r}; this needs one of {MODEL_TYPES}")
+        raise CheckpointError(
+            f"{folder / 'config.json'} is of type {model_type!r}; this needs one of {MODEL_TYPES}"
+        )
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
-        raise CheckpointError(f"{folder} has no tokenizer.json; copy it from the checkpoint the weights come from")
+        raise CheckpointError(
+            f"{folder} has no tokenizer.json; copy it from the checkpoint the weights come from"
+        )
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:
@@ -73,7 +81,9 @@ def check_folder(folder: Path) -> None:
             raise CheckpointError(f"{index} names a file outside the folder")
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
-            raise CheckpointError(f"{folder} lacks {len(missing)} of {len(names)} weight files, first {missing[0]}")
+            raise CheckpointError(
+                f"{folder} lacks {len(missing)} of {len(names)} weight files, first {missing[0]}"
+            )
     elif not (folder / "model.safetensors").is_file():
         raise CheckpointError(
             f"{folder} has no model.safetensors; pickled weights (.bin) are not loaded: convert them to safetensors"
@@ -90,7 +100,9 @@ def check_manifest(folder: Path) -> None:
     except (ValueError, KeyError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if damaged:
-        raise CheckpointError(f"{folder / damaged[0]} differs from its recorded sha256; restore it from the repository")
+        raise CheckpointError(
+            f"{folder / damaged[0]} differs from its recorded sha256; restore it from the repository"
+        )
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -182,4 +182,9 @@ def decode_answer(tokenizer: Any, answer: Sequence[int]) -> tuple[str, NDArray[n
 
 
 def pad_id(model: Any, tokenizer: Any) -> int:
-    return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop_ids(model, tokenizer)[0]
+    """The padding token, or a stop token in its place."""
+    return (
+        tokenizer.pad_token_id
+        if tokenizer.pad_token_id is not None
+        else stop_ids(model, tokenizer)[0]
+    )

@@ -38,9 +38,13 @@ def load_generator(
     checkpoint, reason = (find_checkpoint(spec), "") if spec is not None else _default_checkpoint()
     config = _read(AutoConfig.from_pretrained, checkpoint)
     if config.model_type not in ("phi3", "phimoe"):
-        raise CheckpointError(f"{checkpoint.name} is of type {config.model_type!r}; this needs phi3 or phimoe")
+        raise CheckpointError(
+            f"{checkpoint.name} is of type {config.model_type!r}; this needs phi3 or phimoe"
+        )
     if config.model_type == "phimoe" and config.num_experts_per_tok != 2:
-        raise CheckpointError(f"{checkpoint.name} asks for {config.num_experts_per_tok} experts; sparsemixer takes 2")
+        raise CheckpointError(
+            f"{checkpoint.name} asks for {config.num_experts_per_tok} experts; sparsemixer takes 2"
+        )
     context = original_window(config) if context is None else context
     regime = regime_for(config, context)
     device = pick_device(device)
@@ -54,7 +58,12 @@ def load_generator(
 
 
 def plan_for(
-    config: Any, *, context: int, dtype: str | None = None, device: str = "auto", name: str = "model"
+    config: Any,
+    *,
+    context: int,
+    dtype: str | None = None,
+    device: str = "auto",
+    name: str = "model",
 ) -> MemoryPlan:
     """The memory plan that ``load_generator`` checks: dtype and device resolved as it resolves them."""
     device = pick_device(device)
@@ -62,7 +71,12 @@ def plan_for(
 
     def plan(precision: str) -> MemoryPlan:
         return plan_memory(
-            config, context=context, dtype=precision, device=device, device_bytes=available, model=name
+            config,
+            context=context,
+            dtype=precision,
+            device=device,
+            device_bytes=available,
+            model=name,
         )
 
     if dtype is not None:
@@ -90,6 +104,7 @@ def plan_checkpoint(
 
 
 def pick_device(device: str) -> str:
+    """Resolve "auto": all GPUs, else MPS, else the CPU."""
     if device != "auto":
         return device
     import torch
@@ -105,10 +120,20 @@ def _read(read: Callable[..., Any], checkpoint: Checkpoint, **options: Any) -> A
 
     try:
         return read(checkpoint.source, trust_remote_code=False, **options)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:
         text = " ".join(str(error).split())
         where = "its folder" if checkpoint.is_local else "the Hugging Face hub or its local cache"
-        raise CheckpointError(f"{checkpoint.name} cannot be loaded from {where}: {text[:300]}") from error
+        raise CheckpointError(
+            f"{checkpoint.name} cannot be loaded from {where}: {text[:300]}"
+        ) from error
 
 
 def _load(checkpoint: Checkpoint, config: Any, dtype: str, device: str) -> tuple[Any, Any]:
@@ -117,11 +142,17 @@ def _load(checkpoint: Checkpoint, config: Any, dtype: str, device: str) -> tuple
 
     tokenizer = _read(AutoTokenizer.from_pretrained, checkpoint)
     if not tokenizer.is_fast:
-        raise CheckpointError(f"{checkpoint.name} has no fast tokenizer (tokenizer.json), which spans need")
+        raise CheckpointError(
+            f"{checkpoint.name} has no fast tokenizer (tokenizer.json), which spans need"
+        )
     if not tokenizer.chat_template:
-        raise CheckpointError(f"{checkpoint.name} has no chat template; copy tokenizer_config.json from its source")
+        raise CheckpointError(
+            f"{checkpoint.name} has no chat template; copy tokenizer_config.json from its source"
+        )
     spread = device == "cuda" and torch.cuda.device_count() > 1
-    config.sliding_window = None  # as wide as the whole window in Phi-3.5; None keeps the ordinary cache
+    config.sliding_window = (
+        None  # as wide as the whole window in Phi-3.5; None keeps the ordinary cache
+    )
     model, info = _read(
         AutoModelForCausalLM.from_pretrained,
         checkpoint,
@@ -133,7 +164,9 @@ def _load(checkpoint: Checkpoint, config: Any, dtype: str, device: str) -> tuple
     )
     wrong = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if wrong:
-        raise CheckpointError(f"{checkpoint.name}: {len(wrong)} weights missing or of a wrong shape, first {wrong[0]}")
+        raise CheckpointError(
+            f"{checkpoint.name}: {len(wrong)} weights missing or of a wrong shape, first {wrong[0]}"
+        )
     if len(tokenizer) > config.vocab_size:
         raise CheckpointError(
             f"{checkpoint.name}: the tokenizer has {len(tokenizer)} tokens, the model {config.vocab_size}: not a pair"
@@ -171,5 +204,7 @@ def _refusal(plan: MemoryPlan) -> str:
         remedy = f"the largest context that fits is {plan.largest_context:,} tokens"
     else:
         short = (plan.weight_bytes + plan.workspace_bytes - plan.usable_bytes) / GIB
-        remedy = f"the weights alone are {short:.1f} GiB too large: take a smaller model or more GPUs"
+        remedy = (
+            f"the weights alone are {short:.1f} GiB too large: take a smaller model or more GPUs"
+        )
     return f"{plan}; {remedy}"

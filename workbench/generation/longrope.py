@@ -51,7 +51,9 @@ def inverse_frequencies(config: Any, regime: Regime) -> NDArray[np.float64]:
     dim = int(head * rope.get("partial_rotary_factor", 1.0))
     factors = np.asarray(rope[f"{regime}_factor"], dtype=np.float64)
     if len(factors) != dim // 2:
-        raise CheckpointError(f"config.json has {len(factors)} {regime}_factor values, the heads need {dim // 2}")
+        raise CheckpointError(
+            f"config.json has {len(factors)} {regime}_factor values, the heads need {dim // 2}"
+        )
     return 1.0 / (factors * float(rope["rope_theta"]) ** (np.arange(0, dim, 2) / dim))
 
 
@@ -63,7 +65,9 @@ def attention_scale(config: Any, regime: Regime) -> float:
     if rope.get("attention_factor") is not None:
         return float(rope["attention_factor"])
     factor = config.max_position_embeddings / original_window(config)
-    return 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original_window(config)))
+    return (
+        1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original_window(config)))
+    )
 
 
 def pin_regime(model: Any, regime: Regime) -> None:
@@ -77,7 +81,9 @@ def pin_regime(model: Any, regime: Regime) -> None:
     from transformers import GenerationMixin
 
     model.model.rotary_emb = _pinned_rotary(model.config, regime)
-    model.prepare_inputs_for_generation = types.MethodType(GenerationMixin.prepare_inputs_for_generation, model)
+    model.prepare_inputs_for_generation = types.MethodType(
+        GenerationMixin.prepare_inputs_for_generation, model
+    )
 
 
 def check_regime(model: Any, regime: Regime) -> None:
@@ -90,15 +96,23 @@ def check_regime(model: Any, regime: Regime) -> None:
     import torch
 
     window = original_window(model.config)
-    positions = np.array([0, 1, window - 1, window, window + 1, model.config.max_position_embeddings - 1])
-    angles = positions[:, None] * inverse_frequencies(model.config, regime)[None, :]  # [positions, d / 2]
-    expected = np.cos(np.concatenate([angles, angles], axis=1)) * attention_scale(model.config, regime)
+    positions = np.array(
+        [0, 1, window - 1, window, window + 1, model.config.max_position_embeddings - 1]
+    )
+    angles = (
+        positions[:, None] * inverse_frequencies(model.config, regime)[None, :]
+    )  # [positions, d / 2]
+    expected = np.cos(np.concatenate([angles, angles], axis=1)) * attention_scale(
+        model.config, regime
+    )
     probe = torch.zeros(1, 1, dtype=torch.float32, device=model.device)
     row = torch.tensor(positions, device=model.device)[None, :]
     cosines, _ = model.model.rotary_emb(probe, position_ids=row)
     # float32 angles at position 131,071 carry an error of about 131,071 · 2⁻²⁴ ≈ 0.008
     if not np.allclose(cosines[0].float().cpu().numpy(), expected, atol=0.03):
-        raise CheckpointError(f"the rotary embedding does not follow the checkpoint's {regime} factors")
+        raise CheckpointError(
+            f"the rotary embedding does not follow the checkpoint's {regime} factors"
+        )
 
 
 def _pinned_rotary(config: Any, regime: Regime) -> torch.nn.Module:

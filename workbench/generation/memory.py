@@ -68,7 +68,9 @@ def count_parameters(config: Any) -> int:
     if getattr(config, "attention_bias", False):
         attention += query + 2 * keys + hidden
     experts = config.num_local_experts if is_moe else 1
-    feed_forward = experts * 3 * hidden * config.intermediate_size + (experts * hidden if is_moe else 0)
+    feed_forward = experts * 3 * hidden * config.intermediate_size + (
+        experts * hidden if is_moe else 0
+    )
     norm = 2 * hidden if is_moe else hidden  # LayerNorm has a bias, RMSNorm has none
     heads = vocabulary * hidden * (1 if config.tie_word_embeddings else 2)
     heads += vocabulary if getattr(config, "lm_head_bias", False) else 0
@@ -84,7 +86,9 @@ def cache_bytes_per_token(config: Any, dtype: str) -> int:
     384
     """
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(2 * config.num_hidden_layers * config.num_key_value_heads * head * DTYPE_BYTES[dtype])
+    return int(
+        2 * config.num_hidden_layers * config.num_key_value_heads * head * DTYPE_BYTES[dtype]
+    )
 
 
 def plan_memory(
@@ -96,7 +100,9 @@ def plan_memory(
     parameters = count_parameters(config)
     weights = parameters * DTYPE_BYTES[dtype]
     per_token = cache_bytes_per_token(config, dtype)
-    workspace = min(WORKSPACE_BYTES, max(weights, GIB // 8))  # a small model needs no more than its own size
+    workspace = min(
+        WORKSPACE_BYTES, max(weights, GIB // 8)
+    )  # a small model needs no more than its own size
     left = int(device_bytes * (1 - RESERVE)) - weights - workspace
     return MemoryPlan(
         model=model,
@@ -117,7 +123,10 @@ def device_memory(device: str) -> int:
     if device.startswith("cuda"):
         import torch
 
-        return sum(torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count()))
+        return sum(
+            torch.cuda.get_device_properties(i).total_memory
+            for i in range(torch.cuda.device_count())
+        )
     import psutil
 
     return int(psutil.virtual_memory().available)

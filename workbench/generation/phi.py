@@ -44,7 +44,9 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if self.temperature < 0 or not 0 < self.top_p <= 1:
-            raise ValueError(f"temperature={self.temperature} must be ≥ 0 and top_p={self.top_p} in (0, 1]")
+            raise ValueError(
+                f"temperature={self.temperature} must be ≥ 0 and top_p={self.top_p} in (0, 1]"
+            )
 
 
 GREEDY = Sampling()
@@ -92,7 +94,9 @@ class Generator:
         Parameters are shared, only the module objects are new: both generators stay usable side by side.
         """
         regime = regime_for(self.model.config, context)
-        shared = {id(tensor): tensor for tensor in [*self.model.parameters(), *self.model.buffers()]}
+        shared = {
+            id(tensor): tensor for tensor in [*self.model.parameters(), *self.model.buffers()]
+        }
         model = copy.deepcopy(self.model, shared)
         pin_regime(model, regime)
         check_regime(model, regime)
@@ -134,7 +138,9 @@ class Generator:
         answer = output[0, len(prompt.token_ids) :].tolist()
         text, _ = decode_answer(self.tokenizer, answer)
         logs = watch.log_probabilities(answer)
-        return self._result(prompt, text, answer, logs, recorder, self._finish(answer, watch), watch.timing())
+        return self._result(
+            prompt, text, answer, logs, recorder, self._finish(answer, watch), watch.timing()
+        )
 
     def quote(
         self,
@@ -158,7 +164,9 @@ class Generator:
         if not may_abstain and not prompt.sources:
             raise ValueError("there is no source to quote, and abstaining is not allowed")
         texts: dict[int | None, str] = {None: ABSTENTION} if may_abstain else {}
-        answers: dict[int | None, list[int]] = {key: self._content_ids(text) for key, text in texts.items()}
+        answers: dict[int | None, list[int]] = {
+            key: self._content_ids(text) for key, text in texts.items()
+        }
         for source in prompt.sources:
             texts[source.n] = f"[{source.n}] {source.text}"
             answers[source.n] = self._content_ids(texts[source.n])
@@ -183,7 +191,9 @@ class Generator:
                 if cancel is not None and cancel.is_cancelled:
                     finish = "cancelled"
                     break
-                scores = score_answers(open_answers, following, feed=steps.feed, rewind=steps.rewind)
+                scores = score_answers(
+                    open_answers, following, feed=steps.feed, rewind=steps.rewind
+                )
                 best = max(scores, key=lambda key: scores[key])
                 if not candidates:
                     ranked = sorted(scores, key=lambda key: -scores[key])
@@ -210,9 +220,17 @@ class Generator:
                 following = after[-1]
         timing = Timing(prefill_seconds, time.perf_counter() - started - prefill_seconds)
         generation = self._result(
-            prompt, "\n".join(texts[n] for n in said), answer, np.asarray(logs, np.float32), recorder, finish, timing
+            prompt,
+            "\n".join(texts[n] for n in said),
+            answer,
+            np.asarray(logs, np.float32),
+            recorder,
+            finish,
+            timing,
         )
-        return replace(generation, candidates=candidates, quotes=tuple(n for n in said if n is not None))
+        return replace(
+            generation, candidates=candidates, quotes=tuple(n for n in said if n is not None)
+        )
 
     def read(self, prompt: Prompt) -> RoutingTrace:
         """Feed `prompt` without answering; which experts each of its tokens used.
@@ -247,7 +265,7 @@ class Generator:
     def _generation_options(self, sampling: Sampling, max_new_tokens: int) -> dict[str, Any]:
         from transformers import GenerationConfig
 
-        config = GenerationConfig(
+        config = GenerationConfig(  # type: ignore[no-untyped-call]
             max_new_tokens=max_new_tokens,
             eos_token_id=stop_ids(self.model, self.tokenizer),
             pad_token_id=pad_id(self.model, self.tokenizer),
@@ -275,7 +293,11 @@ class Generator:
         if recorder is not None:
             note = ""
         else:
-            note = "capture was off" if self.is_moe else f"{self.name} is dense: it has no experts to choose"
+            note = (
+                "capture was off"
+                if self.is_moe
+                else f"{self.name} is dense: it has no experts to choose"
+            )
         return Generation(
             text=text,
             token_ids=tuple(answer),

@@ -30,7 +30,8 @@ FREE_SYSTEM = (
     "answer rests on, like [2]. If none of them says, write: The passages do not say."
 )
 SUMMARY_SYSTEM = (
-    "Choose the one numbered sentence that best sums up the text, copied exactly after its number, like [2]."
+    "Choose the one numbered sentence that best sums up the text, copied exactly after its number, "
+    "like [2]."
 )
 SUMMARY_REQUEST = "Summarize the text."
 
@@ -109,7 +110,9 @@ class Prompt:
         """Segment of every token: [tokens] codes and the names they index; code 0 is "template"."""
         names = ["template", *dict.fromkeys(segment.name for segment in self.segments)]
         codes = np.zeros(len(self.token_ids), dtype=np.int16)
-        middles = self.token_spans.sum(axis=1) / 2  # a token that reaches over an edge goes where its middle lies
+        middles = (
+            self.token_spans.sum(axis=1) / 2
+        )  # a token that reaches over an edge goes where its middle lies
         empty = self.token_spans[:, 0] == self.token_spans[:, 1]
         for segment in self.segments:
             inside = (middles >= segment.start) & (middles < segment.stop) & ~empty
@@ -136,7 +139,17 @@ def build_prompt(
     if not question.strip():
         raise ValueError("the question is empty; ask something like 'Which valve failed first?'")
     request = f"Question: {question.strip()}"
-    return _pack(request, hits, documents, tokenizer, budget_tokens, system, marks, max_marks, question.strip())
+    return _pack(
+        request,
+        hits,
+        documents,
+        tokenizer,
+        budget_tokens,
+        system,
+        marks,
+        max_marks,
+        question.strip(),
+    )
 
 
 def build_summary_prompt(
@@ -151,8 +164,13 @@ def build_summary_prompt(
 ) -> Prompt:
     """The same for a summary of `chunks`: every sentence numbered, a request in place of the question."""
     request = f"Question: {query.strip()}" if query else SUMMARY_REQUEST
-    hits = [Hit(chunk=chunk, score=0.0, rank=rank, votes=()) for rank, chunk in enumerate(chunks, start=1)]
-    return _pack(request, hits, documents, tokenizer, budget_tokens, system, "sentence", max_marks, request)
+    hits = [
+        Hit(chunk=chunk, score=0.0, rank=rank, votes=())
+        for rank, chunk in enumerate(chunks, start=1)
+    ]
+    return _pack(
+        request, hits, documents, tokenizer, budget_tokens, system, "sentence", max_marks, request
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +181,9 @@ class PassageSize:
     marks: int
 
 
-def passage_size(chunk: Chunk, document: Document, *, tokenizer: Any, marks: Marks = "sentence") -> PassageSize:
+def passage_size(
+    chunk: Chunk, document: Document, *, tokenizer: Any, marks: Marks = "sentence"
+) -> PassageSize:
     """An upper bound of what `chunk` will take, whatever the numbers of its marks (up to four digits)."""
     text, pieces = _block(chunk, document, marks, 1000, 0)
     return PassageSize(_count_tokens(tokenizer, text) + 1, len(pieces))
@@ -173,11 +193,19 @@ def plain_prompt(text: str, *, tokenizer: Any, budget_tokens: int) -> Prompt:
     """A prompt of one user turn and nothing else, its text under the segment "question"."""
     if not text.strip():
         raise ValueError("the text is empty")
-    return _assemble((("user", text),), [], (Segment("question", 0, len(text)),), tokenizer, budget_tokens, (), "passage")
+    return _assemble(
+        (("user", text),),
+        [],
+        (Segment("question", 0, len(text)),),
+        tokenizer,
+        budget_tokens,
+        (),
+        "passage",
+    )
 
 
 def known_marks(tokenizer: Any) -> int | None:
-    """How many marks a checkpoint was trained on: n if ``[1]`` … ``[n]`` are tokens of their own, else None (any number).
+    """How many marks a checkpoint knows: n if ``[1]`` … ``[n]`` are tokens of their own, else None for any.
 
     A small model whose vocabulary holds marks as single tokens knows no mark beyond the last of them.
     """
@@ -200,26 +228,36 @@ def chat_token_ids(
     such text through the template yields real control ids).
     """
     placeholders = [f"PLACEHOLDER{secrets.token_hex(12)}" for _ in messages]
-    chat = [{"role": role, "content": hole} for (role, _), hole in zip(messages, placeholders, strict=True)]
+    chat = [
+        {"role": role, "content": hole}
+        for (role, _), hole in zip(messages, placeholders, strict=True)
+    ]
     rendered = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     pieces: list[tuple[str, bool]] = []
     rest = rendered
     for (_, content), hole in zip(messages, placeholders, strict=True):
         before, found, rest = rest.partition(hole)
         if not found:
-            raise CheckpointError("the chat template dropped a message; give a checkpoint with a Phi chat template")
+            raise CheckpointError(
+                "the chat template dropped a message; give a checkpoint with a Phi chat template"
+            )
         pieces += [(before, False), (content, True)]
     pieces.append((rest, False))
 
     text, ids, spans, offsets = "", [], [], []
     for piece, untrusted in pieces:
         encoded = tokenizer(
-            piece, add_special_tokens=False, return_offsets_mapping=True, split_special_tokens=untrusted
+            piece,
+            add_special_tokens=False,
+            return_offsets_mapping=True,
+            split_special_tokens=untrusted,
         )
         if untrusted:
             offsets.append(len(text))
         ids += encoded["input_ids"]
-        spans += [(len(text) + start, len(text) + stop) for start, stop in encoded["offset_mapping"]]
+        spans += [
+            (len(text) + start, len(text) + stop) for start, stop in encoded["offset_mapping"]
+        ]
         text += piece
     return text, ids, np.asarray(spans, dtype=np.int32).reshape(-1, 2), offsets
 
@@ -262,13 +300,21 @@ def _pack(
     evidence = ""
     left = budget_tokens - frame
     for hit in hits:
-        block, pieces = _block(hit.chunk, documents[hit.chunk.document_id], marks, len(kept) + 1, len(evidence))
+        block, pieces = _block(
+            hit.chunk, documents[hit.chunk.document_id], marks, len(kept) + 1, len(evidence)
+        )
         need = _count_tokens(tokenizer, block) + 1  # one for a token more where blocks join
         if max_marks is not None and len(kept) + len(pieces) > max_marks:
-            reason = f"needs {len(pieces)} marks, {max_marks - len(kept)} of the {max_marks} this checkpoint knows are left"
+            free = max_marks - len(kept)
+            reason = f"needs {len(pieces)} marks, {free} of the {max_marks} this checkpoint knows are left"
             dropped.append(Dropped(hit.chunk, reason))
         elif need > left:
-            dropped.append(Dropped(hit.chunk, f"needs {need} tokens, {left} of the budget of {budget_tokens} are left"))
+            dropped.append(
+                Dropped(
+                    hit.chunk,
+                    f"needs {need} tokens, {left} of the budget of {budget_tokens} are left",
+                )
+            )
         else:
             kept += pieces
             evidence += block
@@ -288,10 +334,16 @@ def _block(
 ) -> tuple[str, list[_Piece]]:
     """The text of one passage under its heading, and its numbered pieces."""
     section = document.section_at(chunk.start)
-    heading = document.title if section is None or section.title == document.title else f"{document.title} › {section.title}"
+    heading = (
+        document.title
+        if section is None or section.title == document.title
+        else f"{document.title} › {section.title}"
+    )
     heading = shorten(" ".join(heading.split()), 120)
     spans = (
-        document_sentences(document, chunk.start, chunk.stop) if marks == "sentence" else [(chunk.start, chunk.stop)]
+        document_sentences(document, chunk.start, chunk.stop)
+        if marks == "sentence"
+        else [(chunk.start, chunk.stop)]
     )
     if marks == "sentence":
         text = f"{heading}\n"
@@ -341,7 +393,11 @@ def _assemble(
             )
         )
     placed = [
-        Segment(s.name, s.start + (offsets[0] if s.name == "system" else user), s.stop + (offsets[0] if s.name == "system" else user))
+        Segment(
+            s.name,
+            s.start + (offsets[0] if s.name == "system" else user),
+            s.stop + (offsets[0] if s.name == "system" else user),
+        )
         for s in segments
     ]
     placed += [Segment(f"evidence {source.n}", source.start, source.stop) for source in sources]

@@ -56,9 +56,16 @@ def score_answers(
 
 
 def _score(
-    node: _Node, following: NDArray[np.float32], so_far: float, scores: dict[Key, float], feed: Feed, rewind: Rewind
+    node: _Node,
+    following: NDArray[np.float32],
+    so_far: float,
+    scores: dict[Key, float],
+    feed: Feed,
+    rewind: Rewind,
 ) -> None:
-    ended = [key for key in node.keys if all(key not in child.keys for child in node.children.values())]
+    ended = [
+        key for key in node.keys if all(key not in child.keys for child in node.children.values())
+    ]
     for key in ended:  # an answer that is a prefix of another, or two answers with equal tokens
         scores[key] = so_far
     for token, child in node.children.items():

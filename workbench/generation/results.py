@@ -52,8 +52,8 @@ class Generation:
 
     ``token_ids`` hold the stop token if there was one; ``log_probabilities`` [tokens] are those of the chosen tokens
     under the model, before any constraint. ``routing`` is None for a dense model and where capture was off, with the
-    reason in ``routing_note``. In the quote style ``quotes`` are the numbers of the sources said, one a line of the text,
-    and ``candidates`` all admissible answers, best first.
+    reason in ``routing_note``. In the quote style ``quotes`` are the numbers of the sources said, one a line
+    of the text, and ``candidates`` all admissible answers, best first.
     """
 
     text: str
@@ -71,7 +71,9 @@ class Generation:
 
     def __post_init__(self) -> None:
         if len(self.log_probabilities) != len(self.token_ids):
-            raise ValueError(f"{len(self.log_probabilities)} log-probabilities for {len(self.token_ids)} tokens")
+            raise ValueError(
+                f"{len(self.log_probabilities)} log-probabilities for {len(self.token_ids)} tokens"
+            )
 
     def __repr__(self) -> str:
         return (

@@ -1,4 +1,4 @@
-"""An answer with ``[n]`` marks → citations: span in the answer, sentence, source, and the span of the document behind it."""
+"""An answer with ``[n]`` marks → citations: span in the answer, claim, source, and the document's span behind it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MARK = re.compile(r"\[\s*(\d{1,6}(?:\s*[-–,;]\s*\d{1,6})*)\s*\]")
 class Citation:
     """One number of one mark, walked back to its document.
 
-    ``answer.text[answer_start:answer_stop]`` is the mark, ``[sentence_start:sentence_stop]`` the claim it stands for, and
+    ``answer.text[answer_start:answer_stop]`` is the mark, ``[sentence_start:sentence_stop]`` its claim, and
     ``document.text[start:stop] == text`` the passage's best support for that claim. `verdict` is lexical.
     """
 
@@ -52,14 +52,16 @@ class UnmatchedMark:
 
 @dataclass(frozen=True, slots=True)
 class CitationReport:
-    """Citations in the order of the answer, marks that lead nowhere, and half-open spans of sentences without a mark."""
+    """Citations in the order of the answer, marks that lead nowhere, and spans of sentences without a mark."""
 
     citations: tuple[Citation, ...]
     unmatched: tuple[UnmatchedMark, ...]
     uncited: tuple[tuple[int, int], ...]
 
 
-def find_citations(generation: Generation, prompt: Prompt, *, documents: Mapping[str, Document]) -> CitationReport:
+def find_citations(
+    generation: Generation, prompt: Prompt, *, documents: Mapping[str, Document]
+) -> CitationReport:
     """Walk every mark of an answer back to characters of a document.
 
     A quote's marks are known from its making; marks inside the quoted text belong to the document and are left alone.
@@ -97,7 +99,9 @@ def parse_citations(
         for n in numbers:
             citations.append(_cite(n, mark, (start, stop), claim, by_number[n], documents))
         for n in beyond:
-            reason = "sources are numbered from 1" if n == 0 else f"there are {len(by_number)} sources"
+            reason = (
+                "sources are numbered from 1" if n == 0 else f"there are {len(by_number)} sources"
+            )
             unmatched.append(UnmatchedMark(n, mark.start(), mark.end(), reason))
     uncited = tuple(span for i, span in enumerate(sentences) if i not in cited)
     return CitationReport(tuple(citations), tuple(unmatched), uncited)
@@ -111,7 +115,10 @@ def _quoted(generation: Generation, prompt: Prompt) -> tuple[Citation, ...]:
         mark = f"[{n}]"
         start = at + len(mark) + 1
         stop = start + len(source.text)
-        if generation.text[at : at + len(mark)] != mark or generation.text[start:stop] != source.text:
+        if (
+            generation.text[at : at + len(mark)] != mark
+            or generation.text[start:stop] != source.text
+        ):
             raise ValueError(f"the answer does not quote source [{n}] where it says so")
         citations.append(
             Citation(
@@ -133,7 +140,9 @@ def _cite(
 ) -> Citation:
     document = documents[source.document_id]
     spans = document_sentences(document, source.document_start, source.document_stop)
-    support = find_support(claim, document.text, spans or [(source.document_start, source.document_stop)])
+    support = find_support(
+        claim, document.text, spans or [(source.document_start, source.document_stop)]
+    )
     return Citation(
         n=n,
         answer_start=mark.start(),
@@ -162,7 +171,9 @@ def _sentences_without_marks(text: str, marks: Sequence[re.Match[str]]) -> list[
     return spans
 
 
-def _owner(mark: re.Match[str], sentences: Sequence[tuple[int, int]], mark_first: bool) -> int | None:
+def _owner(
+    mark: re.Match[str], sentences: Sequence[tuple[int, int]], mark_first: bool
+) -> int | None:
     for i, (start, stop) in enumerate(sentences):
         if start < mark.start() < stop:
             return i

@@ -1,7 +1,7 @@
 """A claim and a source → the sentence of the source that supports it best, by words and numbers alone.
 
-A cheap, exact test that needs no model: it finds the place to look at and catches numbers that are not there. It does not
-understand; its verdicts are lexical and are named so wherever they are shown.
+A cheap, exact test that needs no model: it finds the place to look at and catches numbers that are not there. It
+does not understand; its verdicts are lexical and are named so wherever they are shown.
 """
 
 from __future__ import annotations
@@ -56,7 +56,12 @@ def _compare(claim: str, text: str, start: int, stop: int) -> Support:
 
 
 def _quality(support: Support) -> tuple[bool, float, float, int]:
-    return (support.verdict == "verbatim", -len(support.missing_numbers), support.overlap, -support.start)
+    return (
+        support.verdict == "verbatim",
+        -len(support.missing_numbers),
+        support.overlap,
+        -support.start,
+    )
 
 
 def content_words(text: str) -> set[str]:
@@ -66,7 +71,11 @@ def content_words(text: str) -> set[str]:
     ['05', '23', 'p3', 'pump', 'tripped']
     """
     words = re.findall(r"[^\W_]+", text.casefold())
-    return {word for word in words if len(word) >= 4 or any(c.isdigit() or not c.isascii() for c in word)}
+    return {
+        word
+        for word in words
+        if len(word) >= 4 or any(c.isdigit() or not c.isascii() for c in word)
+    }
 
 
 def _numbers(text: str) -> list[str]:

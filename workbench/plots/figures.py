@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 def new_axes(*, width: float, height: float) -> Axes:
     """Axes on a figure of `width` × `height` inches.
 
-    In a notebook the figure is registered with pyplot, so that the cell shows it; elsewhere it is a plain Figure that is
-    freed with its last reference.
+    In a notebook the figure is registered with pyplot, so that the cell shows it; elsewhere it is a plain Figure
+    that is freed with its last reference.
     """
     if "ipykernel" in sys.modules:
         from matplotlib import pyplot
@@ -35,5 +35,8 @@ def png_bytes(ax: Axes, *, dpi: int = 130) -> bytes:
     b'PNG'
     """
     buffer = io.BytesIO()
-    ax.figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
+    figure = ax.get_figure(root=True)
+    if figure is None:
+        raise ValueError("these axes were removed from their figure")
+    figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
     return buffer.getvalue()

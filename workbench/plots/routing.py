@@ -28,18 +28,37 @@ def plot_expert_usage(
     usage = trace.usage(segment)  # [layers, experts]
     uniform = uniform_usage(trace.n_experts, trace.k)
     ax = _axes(ax, width=2.4 + 0.34 * trace.n_experts, height=1.5 + 0.34 * trace.layers)
-    image = ax.imshow(usage, cmap="viridis", vmin=0.0, vmax=max(float(usage.max()), 2 * uniform), aspect="auto")
-    ax.scatter(usage.argmax(axis=1), np.arange(trace.layers), s=9, color="white", edgecolors="black", linewidths=0.5)
+    image = ax.imshow(
+        usage, cmap="viridis", vmin=0.0, vmax=max(float(usage.max()), 2 * uniform), aspect="auto"
+    )
+    ax.scatter(
+        usage.argmax(axis=1),
+        np.arange(trace.layers),
+        s=9,
+        color="white",
+        edgecolors="black",
+        linewidths=0.5,
+    )
     ax.set_xticks(np.arange(trace.n_experts))
     ax.set_yticks(np.arange(0, trace.layers, max(1, trace.layers // 16)))
     ax.set_xlabel("expert")
     ax.set_ylabel("layer")
     tokens = int(trace.rows(segment).sum())
     ax.set_title(f"expert usage, {segment or 'all segments'} ({tokens:,} routed tokens)")
-    bar = ax.figure.colorbar(image, ax=ax, label=f"share of tokens (k = {trace.k}, rows sum to {trace.k})")
+    bar = ax.figure.colorbar(
+        image, ax=ax, label=f"share of tokens (k = {trace.k}, rows sum to {trace.k})"
+    )
     bar.ax.axhline(uniform, color="white", linewidth=3)
     bar.ax.axhline(uniform, color="black", linewidth=1)
-    bar.ax.text(-0.35, uniform, "uniform", ha="right", va="center", fontsize="small", transform=bar.ax.get_yaxis_transform())
+    bar.ax.text(
+        -0.35,
+        uniform,
+        "uniform",
+        ha="right",
+        va="center",
+        fontsize="small",
+        transform=bar.ax.get_yaxis_transform(),
+    )
     return ax
 
 
@@ -59,9 +78,13 @@ def plot_segment_usage(trace: RoutingTrace, *, layer: int, ax: Axes | None = Non
     usage = np.stack([trace.usage(name)[layer] for name in names])  # [segments, experts]
     uniform = uniform_usage(trace.n_experts, trace.k)
     ax = _axes(ax, width=3.4 + 0.34 * trace.n_experts, height=1.5 + 0.34 * len(names))
-    image = ax.imshow(usage, cmap="viridis", vmin=0.0, vmax=max(float(usage.max()), 2 * uniform), aspect="auto")
+    image = ax.imshow(
+        usage, cmap="viridis", vmin=0.0, vmax=max(float(usage.max()), 2 * uniform), aspect="auto"
+    )
     ax.set_xticks(np.arange(trace.n_experts))
-    ax.set_yticks(np.arange(len(names)), [f"{name} ({int(trace.rows(name).sum())})" for name in names])
+    ax.set_yticks(
+        np.arange(len(names)), [f"{name} ({int(trace.rows(name).sum())})" for name in names]
+    )
     ax.set_xlabel("expert")
     ax.set_ylabel("segment (routed tokens)")
     ax.set_title(f"expert usage by segment, layer {layer}")

@@ -1,8 +1,8 @@
 """Forward passes of a Phi-MoE → routing trace, by hooks on the routers. Knows nothing of prompts or answers.
 
 The true choice and gate of every token are taken where the model computes them; nothing is derived from router logits
-afterwards (that would be wrong for sparsemixer). A ledger keyed by (row, absolute position), last write wins, keeps only
-what belongs to the final tokens: tokens fed twice, rejected drafts and padding are never counted.
+afterwards (that would be wrong for sparsemixer). A ledger keyed by (row, absolute position), last write wins, keeps
+only what belongs to the final tokens: tokens fed twice, rejected drafts and padding are never counted.
 """
 
 from __future__ import annotations
@@ -48,9 +48,13 @@ class RoutingRecorder:
     def __init__(self, model: Any) -> None:
         routers = find_routers(model)
         if not routers:
-            raise ValueError(f"{type(model).__name__} has no sparsemixer router: a dense model routes nothing")
+            raise ValueError(
+                f"{type(model).__name__} has no sparsemixer router: a dense model routes nothing"
+            )
         if model.training:
-            raise ValueError("the model is in training mode, where experts are sampled: call model.eval() first")
+            raise ValueError(
+                "the model is in training mode, where experts are sampled: call model.eval() first"
+            )
         self._model = model
         self._routers = routers
         self._calls: list[_Call] = []
@@ -58,7 +62,9 @@ class RoutingRecorder:
         self.n_experts = int(model.config.num_local_experts)
         self.k = int(routers[0].top_k)
         if self.k != 2:
-            raise ValueError(f"num_experts_per_tok is {self.k}, but sparsemixer always takes 2: the config is wrong")
+            raise ValueError(
+                f"num_experts_per_tok is {self.k}, but sparsemixer always takes 2: the config is wrong"
+            )
 
     def __enter__(self) -> RoutingRecorder:
         inner = self._model.model
@@ -73,7 +79,7 @@ class RoutingRecorder:
         self._handles.clear()
 
     def _begin(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        token_ids = kwargs.get("input_ids", args[0] if args else None)
+        token_ids: torch.Tensor = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
         cache = kwargs.get("past_key_values")
         offset = int(cache.get_seq_length()) if cache is not None else 0
         self._calls.append(_Call(offset, token_ids))
@@ -103,7 +109,9 @@ class RoutingRecorder:
                 continue
             fed = call.token_ids[row].cpu().numpy()  # [tokens of this call]
             positions = call.offset - left_padding + np.arange(len(fed))
-            routed[max(0, call.offset - left_padding) :] = False  # what stood there before is no longer in the cache
+            routed[max(0, call.offset - left_padding) :] = (
+                False  # what stood there before is no longer in the cache
+            )
             inside = (positions >= 0) & (positions < tokens)
             inside[inside] = final[positions[inside]] == fed[inside]
             block = slice(row * len(fed), (row + 1) * len(fed))

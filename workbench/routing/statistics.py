@@ -19,7 +19,7 @@ def usage_entropy(usage: NDArray[np.float64]) -> NDArray[np.float64]:
         raise ValueError("a layer without any routed token has no entropy")
     share = usage / total
     logs = np.log2(share, out=np.zeros_like(share), where=share > 0)
-    return np.abs(-(share * logs).sum(axis=1))
+    return np.asarray(np.abs((share * logs).sum(axis=1)))
 
 
 def uniform_usage(n_experts: int, k: int) -> float:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import zipfile
 import zlib
+from collections.abc import Sized
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +54,7 @@ class RoutingTrace:
         if self.experts.ndim != 3:
             raise ValueError(f"experts must be [tokens, layers, k], got shape {self.experts.shape}")
         tokens = len(self.experts)
-        rows = {
+        rows: dict[str, Sized] = {
             "token_ids": self.token_ids,
             "token_texts": self.token_texts,
             "phases": self.phases,
@@ -64,9 +66,13 @@ class RoutingTrace:
             if len(row) != tokens:
                 raise ValueError(f"{name} has {len(row)} rows, experts has {tokens}")
         if self.gate_weights is not None and self.gate_weights.shape != self.experts.shape:
-            raise ValueError(f"gate_weights {self.gate_weights.shape} differ from experts {self.experts.shape}")
+            raise ValueError(
+                f"gate_weights {self.gate_weights.shape} differ from experts {self.experts.shape}"
+            )
         if self.experts.size and int(self.experts.max()) >= self.n_experts:
-            raise ValueError(f"expert {int(self.experts.max())} named, but there are {self.n_experts} experts")
+            raise ValueError(
+                f"expert {int(self.experts.max())} named, but there are {self.n_experts} experts"
+            )
         if tokens and int(self.segments.max()) >= len(self.segment_names):
             raise ValueError("segments index a name that is not in segment_names")
 
@@ -96,7 +102,11 @@ class RoutingTrace:
         """
         if segment is None:
             return self.routed.copy()
-        codes = [i for i, name in enumerate(self.segment_names) if name == segment or name.startswith(f"{segment} ")]
+        codes = [
+            i
+            for i, name in enumerate(self.segment_names)
+            if name == segment or name.startswith(f"{segment} ")
+        ]
         if not codes:
             raise ValueError(f"no segment {segment!r}; there are {', '.join(self.segment_names)}")
         return np.asarray(self.routed & np.isin(self.segments, codes))
@@ -124,7 +134,7 @@ class RoutingTrace:
             "token_texts": self.token_texts,
             "segment_names": self.segment_names,
         }
-        arrays = {
+        arrays: dict[str, NDArray[Any]] = {
             "header": np.frombuffer(json.dumps(header).encode(), dtype=np.uint8),
             "experts": self.experts,
             "token_ids": self.token_ids,
@@ -154,7 +164,9 @@ def load_trace(path: str | Path) -> RoutingTrace:
         with np.load(path, allow_pickle=False) as arrays:
             header = json.loads(arrays["header"].tobytes())
             if header["format"] > FORMAT:
-                raise InputError(f"{path} has trace format {header['format']}, this program reads up to {FORMAT}")
+                raise InputError(
+                    f"{path} has trace format {header['format']}, this program reads up to {FORMAT}"
+                )
             return RoutingTrace(
                 experts=arrays["experts"],
                 gate_weights=arrays["gate_weights"] if "gate_weights" in arrays else None,

@@ -33,17 +33,24 @@ class AskView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is untyped
         self._job: Job[Answer] | None = None
         self._lock = threading.RLock()
         wide = ipywidgets.Layout(width="100%")
-        self.question = ipywidgets.Text(description="Question", placeholder="Which valve failed first?", layout=wide)
+        self.question = ipywidgets.Text(
+            description="Question", placeholder="Which valve failed first?", layout=wide
+        )
         self.k = ipywidgets.BoundedIntText(value=k, min=1, max=50, description="Passages")
-        self.mode = ipywidgets.Dropdown(options=["hybrid", "dense", "lexical"], description="Search")
+        self.mode = ipywidgets.Dropdown(
+            options=["hybrid", "dense", "lexical"], description="Search"
+        )
         self.style_choice = ipywidgets.Dropdown(options=["quote", "free"], description="Answer")
         self.button = ipywidgets.Button(description="Ask", button_style="primary")
         self.status = ipywidgets.Label()
         self.output = ipywidgets.HTML()
-        for part, name in [(self.button, "wb-ask"), (self.output, "wb-answer"), (self.status, "wb-status")]:
+        for part, name in [
+            (self.button, "wb-ask"),
+            (self.output, "wb-answer"),
+            (self.status, "wb-status"),
+        ]:
             part.add_class(name)
         self.button.on_click(self._click)
-        self.question.on_submit(self._click) if hasattr(self.question, "on_submit") else None
         options = ipywidgets.HBox([self.k, self.mode, self.style_choice, self.button])
         super().__init__([self.question, options, self.status, self.output], layout=wide)
 
@@ -53,7 +60,12 @@ class AskView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is untyped
                 self._job.cancel()
                 self.status.value = "stopping …"
                 return
-            question, k, mode, style = self.question.value, self.k.value, self.mode.value, self.style_choice.value
+            question, k, mode, style = (
+                self.question.value,
+                self.k.value,
+                self.mode.value,
+                self.style_choice.value,
+            )
             self.status.value = "searching and reading …"
             self.button.description = "Stop"
 
