@@ -1,24 +1,20 @@
-"""What does a Retriever add to a raw FAISS search of the same vectors?
+"""What a Retriever adds to a raw FAISS search of the same vectors with the same query vectors.
 
-Both search the same vectors with the same query vectors, one query at a time, in turn, in one
-process and on one thread; embedding the question is timed apart. Prints one table.
-
-    python benchmarks/search_overhead.py [--chunks 10000 100000] [--queries 200] [--seed 0]
+Run: python benchmarks/search_overhead.py [--chunks 10000 100000] [--queries 200] [--seed 0]
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import platform
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
+from tables import heading, table
 
 from workbench.corpus.chunks import Chunk
 from workbench.corpus.documents import Document
@@ -57,27 +53,28 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     faiss.omp_set_num_threads(1)
-    versions = ", ".join(f"{n} {importlib.metadata.version(n)}" for n in ("numpy", faiss_name()))
-    print(f"{processor()}, 1 thread; Python {platform.python_version()}, {versions};")
-    print(
-        f"random unit vectors of {DIM} dimensions, k={K}, seed {arguments.seed}, "
-        f"median of {arguments.queries} queries, one at a time, in turn\n"
-    )
-    print("| chunks | raw FAISS flat, ms | Retriever.search dense, ms | added, ms | ratio |")
-    print("|---:|---:|---:|---:|---:|")
+    rows = []
     for count in arguments.chunks:
         raw, ours = measure(count, arguments.queries, arguments.seed)
         added = f"{1e3 * (ours - raw):+.3f}"
-        print(f"| {count:,} | {1e3 * raw:.3f} | {1e3 * ours:.3f} | {added} | {ours / raw:.3f} |")
+        rows.append(
+            (f"{count:,}", f"{1e3 * raw:.3f}", f"{1e3 * ours:.3f}", added, f"{ours / raw:.3f}")
+        )
     encoder = load_encoder(device="cpu")
     question = "Which valve failed first, and why did it fail?"
     encoder.encode([question])
     seconds = [timed(lambda: encoder.encode([question], kind="query")) for _ in range(30)]
-    count = len(encoder.measure(question))
-    print(
-        f"\nEmbedding a question of {count} tokens with {encoder.name}: "
-        f"{1e3 * float(np.median(seconds)):.1f} ms (median of 30), not in the table."
+    note = (
+        f"Random unit vectors of {DIM} dimensions, k = {K}; median of {arguments.queries} queries, "
+        "one at a time and in turn, CPU milliseconds on one thread. Both find the same rows. The "
+        f"question's vector is given: embedding {len(encoder.measure(question))} tokens with "
+        f"{encoder.name} takes {1e3 * float(np.median(seconds)):.1f} ms more (median of 30)."
     )
+    packages = ("numpy", importlib.metadata.packages_distributions()["faiss"][0])
+    title = "Search: Retriever against raw FAISS"
+    print(heading(title, packages=packages, seed=arguments.seed, note=note))
+    header = ("chunks", "raw FAISS flat, ms", "Retriever.search dense, ms", "added, ms", "ratio")
+    print("\n" + table(header, rows))
 
 
 def measure(count: int, queries: int, seed: int) -> tuple[float, float]:
@@ -92,7 +89,7 @@ def measure(count: int, queries: int, seed: int) -> tuple[float, float]:
         encoder=GivenVectors(asked),
         mode="dense",
         max_tokens=128,
-        vectors=VectorIndex.build(vectors),
+        vectors=VectorIndex(index),
         lexical=None,
     )
     raw, ours = [], []
@@ -107,27 +104,14 @@ def measure(count: int, queries: int, seed: int) -> tuple[float, float]:
 
 
 def timed(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
+    start = time.thread_time()  # of this thread alone: the machine may be busy with other work
     call()
-    return time.perf_counter() - start
+    return time.thread_time() - start
 
 
 def unit_vectors(generator: np.random.Generator, count: int) -> NDArray[np.float32]:
     vectors = generator.standard_normal((count, DIM), dtype=np.float32)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
-def faiss_name() -> str:
-    """Name of the distribution that gave faiss: faiss-cpu or faiss-gpu."""
-    return importlib.metadata.packages_distributions()["faiss"][0]
-
-
-def processor() -> str:
-    """Model name of the processor where the system tells it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

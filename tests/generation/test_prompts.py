@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -170,3 +171,21 @@ def test_a_plain_prompt_is_one_user_turn(tiny_moe):
 
 def test_marks_known_to_a_tokenizer(tiny_moe):
     assert known_marks(tiny_moe.tokenizer) is None
+
+
+def test_headings_inside_a_chunk_carry_no_mark_and_the_innermost_stands_above(tiny_moe, tmp_path):
+    import workbench as wb
+    from workbench.corpus.chunks import chunk_document
+    from workbench.generation.prompts import build_summary_prompt
+
+    (tmp_path / "a.md").write_text(
+        "# Title\n\n## One\n\n### Inner\n\nIt broke. It was mended.\n", "utf-8"
+    )
+    document = wb.read_document(tmp_path / "a.md")
+    letters = lambda text: np.array([(i, i + 1) for i in range(len(text))]).reshape(-1, 2)  # noqa: E731
+    chunks = chunk_document(document, measure=letters, max_tokens=500)
+    prompt = build_summary_prompt(
+        chunks, documents={document.id: document}, tokenizer=tiny_moe.tokenizer, budget_tokens=900
+    )
+    assert [source.text for source in prompt.sources] == ["It broke.", "It was mended."]
+    assert "Title › Inner\n[1] It broke." in prompt.text

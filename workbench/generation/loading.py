@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -119,7 +120,8 @@ def _read(read: Callable[..., Any], checkpoint: Checkpoint, **options: Any) -> A
     from safetensors import SafetensorError
 
     try:
-        return read(checkpoint.source, trust_remote_code=False, **options)
+        with _quiet_transformers():
+            return read(checkpoint.source, trust_remote_code=False, **options)
     except (
         OSError,
         ValueError,
@@ -174,6 +176,26 @@ def _load(checkpoint: Checkpoint, config: Any, dtype: str, device: str) -> tuple
     if config.model_type == "phimoe" and not find_routers(model):
         raise CheckpointError(f"{checkpoint.name} is a Phimoe without routers")
     return model.eval(), tokenizer
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Keep a progress bar of a second, and warnings that are known to be harmless for Phi, off stderr.
+
+    Phimoe's own config keys short_mscale and long_mscale are called unrecognized at every load.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    logger = logging.getLogger("transformers")
+    level, bar = logger.level, transformers_logging.is_progress_bar_enabled()
+    logger.setLevel(logging.ERROR)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        if bar:
+            transformers_logging.enable_progress_bar()
 
 
 def _default_checkpoint() -> tuple[Checkpoint, str]:

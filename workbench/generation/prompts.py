@@ -332,24 +332,22 @@ def _pack(
 def _block(
     chunk: Chunk, document: Document, marks: Marks, first: int, offset: int
 ) -> tuple[str, list[_Piece]]:
-    """The text of one passage under its heading, and its numbered pieces."""
-    section = document.section_at(chunk.start)
-    heading = (
-        document.title
-        if section is None or section.title == document.title
-        else f"{document.title} › {section.title}"
-    )
+    """The text of one passage under its heading, and its numbered pieces.
+
+    With a mark for each sentence the section headings inside a chunk get none: they answer nothing, and the innermost
+    one stands above the passage.
+    """
+    sentences = document_sentences(document, chunk.start, chunk.stop)
+    headings = {section.start for section in document.sections}
+    spoken = [span for span in sentences if span[0] not in headings] or sentences
+    section = document.section_at(spoken[0][0] if spoken else chunk.start)
+    heading = document.title
+    if section is not None and section.title != document.title:
+        heading = f"{document.title} › {section.title}"
     heading = shorten(" ".join(heading.split()), 120)
-    spans = (
-        document_sentences(document, chunk.start, chunk.stop)
-        if marks == "sentence"
-        else [(chunk.start, chunk.stop)]
-    )
-    if marks == "sentence":
-        text = f"{heading}\n"
-    else:
-        text = ""
+    text = f"{heading}\n" if marks == "sentence" else ""
     pieces = []
+    spans = spoken if marks == "sentence" else [(chunk.start, chunk.stop)]
     for n, (start, stop) in enumerate(spans, start=first):
         text += f"[{n}] " if marks == "sentence" else f"[{n}] {heading}\n"
         place = offset + len(text)

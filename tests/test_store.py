@@ -1,0 +1,97 @@
+"""Files are whole or absent: what a crash leaves behind at every step."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from workbench.store import (
+    damaged_files,
+    recover_folder,
+    replacing_folder,
+    sha256_file,
+    write_atomic,
+    write_manifest,
+)
+
+
+def test_a_file_is_replaced_whole_and_nothing_is_left_beside_it(tmp_path):
+    path = tmp_path / "a" / "file.txt"
+    write_atomic(path, b"one")
+    write_atomic(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert os.listdir(path.parent) == ["file.txt"]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "file.txt"
+    write_atomic(path, b"old")
+    monkeypatch.setattr(
+        os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
+    with pytest.raises(OSError, match="No space left"):
+        write_atomic(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file.txt"]
+
+
+def test_a_folder_is_replaced_whole(tmp_path):
+    folder = tmp_path / "index"
+    for text in ("one", "two"):
+        with replacing_folder(folder) as fresh:
+            (fresh / "file").write_text(text)
+    assert (folder / "file").read_text() == "two"
+    assert os.listdir(tmp_path) == ["index"]
+
+
+def test_a_failure_inside_leaves_the_old_folder(tmp_path):
+    folder = tmp_path / "index"
+    with replacing_folder(folder) as fresh:
+        (fresh / "file").write_text("old")
+    with pytest.raises(RuntimeError), replacing_folder(folder) as fresh:
+        (fresh / "file").write_text("new")
+        raise RuntimeError
+    assert (folder / "file").read_text() == "old"
+    assert os.listdir(tmp_path) == ["index"]
+
+
+@pytest.mark.parametrize("crash_at", [1, 2])
+def test_a_crash_between_the_renames_loses_nothing(tmp_path, monkeypatch, crash_at):
+    folder = tmp_path / "index"
+    with replacing_folder(folder) as fresh:
+        (fresh / "file").write_text("old")
+    real, calls = os.rename, 0
+
+    class Crash(BaseException):
+        pass
+
+    def rename(a, b):
+        nonlocal calls
+        calls += 1
+        if calls == crash_at:
+            monkeypatch.setattr("workbench.store.recover_folder", lambda _: None)
+            raise Crash
+        real(a, b)
+
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(Crash), replacing_folder(folder) as fresh:
+        (fresh / "file").write_text("new")
+    monkeypatch.undo()
+    recover_folder(folder)
+    assert (folder / "file").read_text() == "old"
+
+
+def test_a_manifest_names_what_is_changed_missing_or_extra(tmp_path):
+    for name in ("a", "b", "c"):
+        (tmp_path / name).write_text(name)
+    write_manifest(tmp_path, {"format": 1})
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["format"] == 1
+    assert manifest["files"]["a"] == sha256_file(tmp_path / "a")
+    assert damaged_files(tmp_path, manifest) == []
+    (tmp_path / "a").write_text("A")
+    (tmp_path / "b").unlink()
+    (tmp_path / "d").write_text("d")
+    assert damaged_files(tmp_path, manifest) == ["a", "b", "d"]
