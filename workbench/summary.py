@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Literal
 
 from workbench.cancel import CancelToken
@@ -32,6 +33,7 @@ FREE_SUMMARY_SYSTEM = (
     "rests on, like [2]."
 )
 CHUNK_TOKENS = 192
+PER_MARK_TOKENS = 60  # a heading of its own and a mark for each sentence of a reduction
 MAX_LEVELS = 8
 
 
@@ -251,7 +253,8 @@ def plan_summary(
         reason = f"{whole.tokens:,} tokens and {whole.marks} sentences, one prompt takes {_limit_words(limit)}"
         parts = _parts(document, chunks, sizes, limit)
         chosen = "map-reduce"
-    calls = len(parts) + (1 if len(parts) > sentences else 0)
+    again = sentences if style == "quote" else 1
+    calls = len(parts) + (again if len(parts) > sentences else 0)
     return SummaryPlan(
         document=document.id,
         strategy=chosen,
@@ -362,38 +365,47 @@ class _Work:
         self._call(part, wanted, level=0, title=title, children=(), origin=None)
 
     def reduce(self, wanted: int, done: Callable[[], Any]) -> tuple[SummarySentence, ...]:
-        """Choose among, or rewrite, what the parts gave until at most `wanted` sentences are left; document order."""
+        """Choose among, or rewrite, what the parts gave until at most `wanted` sentences are left.
+
+        Quotes are chosen one from each of `wanted` neighbouring groups, so that the whole document is heard; a written
+        summary is written once more from all that fits one prompt. The result is in document order.
+        """
         current = [node for node in self.nodes if node.sentences]
         for level in range(1, MAX_LEVELS):
             given = [sentence for node in current for sentence in node.sentences]
             if len(given) <= wanted or self._is_cancelled():
                 break
-            groups = self._groups(given)
+            groups = self._groups(given, wanted if self.style == "quote" else 1)
             if len(groups) == len(given):
                 break
-            quota = max(1, wanted // len(groups))
+            quota = 1 if self.style == "quote" else max(1, wanted // len(groups))
             before = len(self.nodes)
             for group in groups:
-                self._reduce_group(group, quota if len(groups) > 1 else wanted, level, current)
+                self._reduce_group(group, quota, level, current)
                 done()
             current = [node for node in self.nodes[before:] if node.sentences]
         given = [sentence for node in current for sentence in node.sentences]
-        ordered = sorted(given[:wanted] if len(given) > wanted else given, key=_place)
-        return tuple(ordered)
+        return tuple(sorted(given[:wanted], key=_place))
 
-    def _groups(self, given: Sequence[SummarySentence]) -> list[list[SummarySentence]]:
+    def _groups(self, given: Sequence[SummarySentence], wanted: int) -> list[list[SummarySentence]]:
+        """Neighbouring sentences in `wanted` groups of about equal size, or more where they would not fit a prompt."""
         limit = self.generator.context - self.max_new_tokens - _frame_tokens(self.generator)
         most = self.generator.max_marks or sys.maxsize
-        groups: list[list[SummarySentence]] = [[]]
-        used = 0
-        for sentence in given:
-            need = len(_measure(self.generator)(sentence.text)) + 60
-            if groups[-1] and (used + need > limit or len(groups[-1]) >= most):
-                groups.append([])
-                used = 0
-            groups[-1].append(sentence)
-            used += need
-        return groups
+        measure = _measure(self.generator)
+        sizes = [len(measure(sentence.text)) + PER_MARK_TOKENS for sentence in given]
+        pieces = max(wanted, math.ceil(sum(sizes) / limit), math.ceil(len(given) / most))
+        edges = [round(i * len(given) / pieces) for i in range(pieces + 1)]
+        groups: list[list[SummarySentence]] = []
+        for start, stop in pairwise(edges):
+            groups.append([])
+            used = 0
+            for sentence, size in zip(given[start:stop], sizes[start:stop], strict=True):
+                if groups[-1] and (used + size > limit or len(groups[-1]) >= most):
+                    groups.append([])
+                    used = 0
+                groups[-1].append(sentence)
+                used += size
+        return [group for group in groups if group]
 
     def _reduce_group(
         self,
