@@ -1,7 +1,8 @@
 """Which sentence is chosen: the pocket model against chance, idf word overlap and the MiniLM-nearest sentence.
 
-All four choose among the same numbered sentences of the same prompts, for every answerable question of corpora/.
-A choice is right when its span overlaps the evidence. Run: python benchmarks/quote_choice.py [--corpora DIR] [--generator G]
+All four choose among the same numbered sentences of the same prompts, for every answerable question of corpora/. A
+choice is right when its span overlaps the evidence. Run:
+python benchmarks/quote_choice.py [--corpora DIR] [--generator G]
 """
 
 from __future__ import annotations
@@ -101,8 +102,9 @@ def main() -> None:
             seed=SEED,
             note=f"{len(present)} answerable questions, k = {arguments.k}; evidence document among the hits for "
             f"{np.mean(found):.1%}, evidence sentence in the prompt for {inside.mean():.1%}; "
-            f"{np.mean(sources):.0f} sentences a prompt on average. {sum(declined)} of {len(declined)} unanswerable questions declined. Abstaining is "
-            "left out of the choice here. 95 % bootstrap intervals over questions.",
+            f"{np.mean(sources):.0f} sentences a prompt on average. {sum(declined)} of {len(declined)} "
+            "unanswerable questions declined. Abstaining is left out of the choice here. 95 % bootstrap "
+            "intervals over questions.",
         )
     )
     print()

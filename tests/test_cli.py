@@ -122,7 +122,8 @@ def test_doctor_finds_no_problem(capsys):
     ("arguments", "code", "words"),
     [
         (["ask", "", "--index", "INDEX"], 2, "question is empty"),
-        (["ask", "valve " * 5000, "--index", "INDEX"], 2, "needs"),
+        (["ask", "valve " * 5000, "--index", "INDEX"], 2, "shorten it"),
+        (["ask", "valve " * 5000, "--index", "INDEX", "--mode", "lexical"], 2, "the budget is"),
         (["ask", "valve?", "--index", "INDEX", "-k", "0"], 2, "k=0"),
         (["ask", "valve?", "--index", "INDEX", "-k", "9999"], 2, "k=9999 exceeds"),
         (["ask", "valve?", "--index", "/nowhere"], 4, "/nowhere"),
@@ -174,7 +175,7 @@ def test_a_failed_index_run_leaves_the_old_index_whole(capsys, index, tmp_path):
 def test_a_folder_that_is_no_index_is_never_replaced(capsys, small_folder, tmp_path):
     (tmp_path / "thesis.txt").write_text("three years of work")
     code, _, err = inside(capsys, "index", small_folder, "--index", tmp_path)
-    assert code == 4, err
+    assert (code, "thesis.txt" in err) == (2, True)
     assert (tmp_path / "thesis.txt").read_text() == "three years of work"
 
 
@@ -184,7 +185,7 @@ def test_debug_shows_the_traceback(index):
 
 
 def test_an_interrupt_ends_with_130(monkeypatch, capsys):
-    def interrupt(*_):
+    def interrupt(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("workbench.doctor.examine", interrupt)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 
 import pytest
 
@@ -57,8 +58,10 @@ def test_a_failure_inside_leaves_the_old_folder(tmp_path):
     assert os.listdir(tmp_path) == ["index"]
 
 
-@pytest.mark.parametrize("crash_at", [1, 2])
-def test_a_crash_between_the_renames_loses_nothing(tmp_path, monkeypatch, crash_at):
+@pytest.mark.parametrize(("crash_at", "left"), [(1, "old"), (2, "old"), (3, "new"), (4, "new")])
+def test_a_crash_at_any_rename_or_in_the_removal_loses_nothing(
+    tmp_path, monkeypatch, crash_at, left
+):
     folder = tmp_path / "index"
     with replacing_folder(folder) as fresh:
         (fresh / "file").write_text("old")
@@ -75,12 +78,39 @@ def test_a_crash_between_the_renames_loses_nothing(tmp_path, monkeypatch, crash_
             raise Crash
         real(a, b)
 
+    def remove_half(path, **_):
+        if ".gone-" not in path.name:
+            return
+        next(path.iterdir()).unlink()
+        raise Crash
+
     monkeypatch.setattr(os, "rename", rename)
+    if crash_at == 4:
+        monkeypatch.setattr("workbench.store.recover_folder", lambda _: None)
+        monkeypatch.setattr("workbench.store.shutil.rmtree", remove_half)
     with pytest.raises(Crash), replacing_folder(folder) as fresh:
         (fresh / "file").write_text("new")
     monkeypatch.undo()
-    recover_folder(folder)
-    assert (folder / "file").read_text() == "old"
+    for _ in range(2):
+        recover_folder(folder)
+        assert (folder / "file").read_text() == left
+    with replacing_folder(folder) as fresh:
+        (fresh / "file").write_text("newest")
+    assert (folder / "file").read_text() == "newest"
+    assert [name for name in os.listdir(tmp_path) if ".new-" not in name] == ["index"]
+
+
+def test_a_half_written_folder_of_yesterday_is_cleared_and_a_young_one_is_left(tmp_path):
+    for name, age in [
+        (".index.new-old", 90_000),
+        (".index.new-young", 10),
+        (".other.new-old", 90_000),
+    ]:
+        (tmp_path / name).mkdir()
+        then = time.time() - age
+        os.utime(tmp_path / name, (then, then))
+    recover_folder(tmp_path / "index")
+    assert sorted(os.listdir(tmp_path)) == [".index.new-young", ".other.new-old"]
 
 
 def test_a_manifest_names_what_is_changed_missing_or_extra(tmp_path):

@@ -5,17 +5,20 @@ Knows nothing of what the files hold. Standard library alone.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 MANIFEST = "manifest.json"
+DAY_SECONDS = 86_400
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -56,8 +59,8 @@ def write_atomic(path: Path, data: bytes) -> None:
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """Yield an empty folder beside `folder`; on success it takes the place of `folder`, on failure it is removed.
 
-    The old folder stays readable until the last moment. Between the two renames a crash leaves the old folder
-    under ``.NAME.old-…``; the next call puts it back.
+    The old folder stays readable until the last moment. A crash between the two renames leaves it whole under
+    ``.NAME.old-…``, and the next call puts it back; what a crash leaves of other names is cleared by the next call.
     """
     folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +74,9 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
             old = fresh.with_name(fresh.name.replace(".new-", ".old-"))
             os.rename(folder, old)
             os.rename(fresh, folder)
-            shutil.rmtree(old)
+            gone = old.with_name(old.name.replace(".old-", ".gone-"))
+            os.rename(old, gone)  # so that ".old-" is never a folder half removed
+            shutil.rmtree(gone)
         else:
             os.rename(fresh, folder)
     except BaseException:
@@ -81,12 +86,21 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 
 
 def recover_folder(folder: Path) -> None:
-    """Finish what a crash interrupted: bring the old folder back if the new one never took its place."""
-    if folder.exists() or not folder.parent.exists():
-        return
-    for old in sorted(folder.parent.glob(f".{folder.name}.old-*")):
-        os.rename(old, folder)
-        return
+    """Finish what a crash interrupted: bring the old folder back, or remove it if the new one took its place.
+
+    A folder still being written (``.new-``) is removed when it is a day old: a younger one may have a living writer.
+    """
+    beside = glob.escape(f".{folder.name}.")
+    for old in sorted(folder.parent.glob(f"{beside}old-*")):
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.rename(old, folder)
+    for gone in folder.parent.glob(f"{beside}gone-*"):
+        shutil.rmtree(gone, ignore_errors=True)
+    for fresh in folder.parent.glob(f"{beside}new-*"):
+        if time.time() - fresh.stat().st_mtime > DAY_SECONDS:
+            shutil.rmtree(fresh, ignore_errors=True)
 
 
 def write_manifest(folder: Path, facts: dict[str, Any]) -> None:

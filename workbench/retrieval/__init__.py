@@ -1,0 +1,1 @@
+"""A question becomes ranked hits: sentence vectors, exact search, BM25, fusion by rank."""

@@ -1,0 +1,209 @@
+"""Texts become a BM25 index over words of any script. The only module that imports bm25s.
+
+Every word is indexed and none is stemmed, for documents come in several languages. Only a question
+loses the function words of its language: among texts of another they are rare, and would count.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import unicodedata
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workbench.errors import IndexUnusable
+from workbench.retrieval.index import Ranking
+
+TOKENIZER = "unicode-words/1"  # raise the number whenever words() gives other words
+K1, B = 1.5, 0.75  # within what Robertson & Zaragoza 2009, section 3.5, found good: 1.2-2, 0.5-0.8
+SETTINGS = {"tokenizer": TOKENIZER, "method": "lucene", "k1": K1, "b": B}  # of the saved scores
+
+# Scripts without spaces (Han, kana, Thai, Lao, Burmese, Khmer), and hangul with its particles.
+_UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30fa\u30fc-\u30ff"
+    "\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
+)
+_HYPHENS = dict.fromkeys([*range(0x2010, 0x2016), 0x2212], "-")
+_INVISIBLE = dict.fromkeys([0xAD, *range(0x200B, 0x2010), 0x2060, 0xFEFF])
+_ACCENTS = re.compile("[\u0300-\u036f\u0591-\u05bd\u05bf-\u05c7\u064b-\u0652]")
+
+
+class LexicalIndex:
+    """BM25 (Lucene's variant) over texts.
+
+    >>> index = LexicalIndex.build(["Valve V-14 leaked.", "The pump ran dry."])
+    >>> index.search("which valve leaked?", 2).rows.tolist()
+    [0]
+    """
+
+    def __init__(self, bm25: Any, count: int) -> None:
+        self._bm25 = bm25  # None when no text has a word: bm25s cannot index an empty vocabulary
+        self._count = count
+
+    @classmethod
+    def build(cls, texts: Sequence[str]) -> LexicalIndex:
+        """Index of `texts`, in their order."""
+        vocabulary: dict[
+            str, int
+        ] = {}  # in order of first sight, so that the same texts give the same files
+        ids = [
+            [vocabulary.setdefault(word, len(vocabulary)) for word in words(text)] for text in texts
+        ]
+        if not vocabulary:
+            return cls(None, len(texts))
+        bm25 = _bm25s().BM25(k1=K1, b=B, method="lucene", backend="numpy", csc_backend="numpy")
+        bm25.index((ids, vocabulary), create_empty_token=False, show_progress=False)
+        return cls(bm25, len(texts))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __repr__(self) -> str:
+        return f"LexicalIndex({len(self)} texts; next: .search('…', k), .scores('…'))"
+
+    def scores(self, query: str) -> NDArray[np.float32]:
+        """BM25 score of every text, 0 where no word is shared: [texts].
+
+        >>> LexicalIndex.build(["a pump", "a valve"]).scores("motor").tolist()
+        [0.0, 0.0]
+        """
+        known = self._bm25.get_tokens_ids(telling_words(query)) if self._bm25 is not None else []
+        if not known:
+            return np.zeros(len(self), dtype=np.float32)
+        return np.asarray(self._bm25.get_scores_from_ids(known), dtype=np.float32)
+
+    def search(self, query: str, k: int) -> Ranking:
+        """Find the best texts that share a word with `query`, at most `k`: [found]."""
+        if k < 1:
+            raise ValueError(f"k={k} is not a number of hits; ask for k >= 1")
+        scores = self.scores(query)
+        rows = np.flatnonzero(scores > 0)
+        rows = rows[np.argsort(-scores[rows], kind="stable")][:k]
+        return Ranking(scores[rows], rows)
+
+    def save(self, folder: Path) -> None:
+        """Write arrays and vocabulary below `folder`, as .npy and JSON."""
+        folder.mkdir(parents=True, exist_ok=True)
+        settings = {**SETTINGS, "texts": len(self), "has_words": self._bm25 is not None}
+        (folder / "settings.json").write_text(
+            json.dumps(settings, sort_keys=True), encoding="utf-8"
+        )
+        if self._bm25 is not None:
+            self._bm25.save(folder, show_progress=False, allow_pickle=False)
+
+    @classmethod
+    def open(cls, folder: Path) -> LexicalIndex:
+        """Read an index that :meth:`save` wrote; anything else raises ``IndexUnusable``."""
+        try:
+            settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+            if {name: settings[name] for name in SETTINGS} != SETTINGS:
+                raise IndexUnusable(
+                    f"the word index was made with {settings['tokenizer']!r}, this program reads "
+                    f"words with {TOKENIZER!r}; build the index again"
+                )
+            if not settings["has_words"]:
+                return cls(None, settings["texts"])
+            bm25 = _bm25s().BM25.load(folder, allow_pickle=False, show_progress=False)
+        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+            raise IndexUnusable(
+                f"{folder.name} is no readable word index; build the index again"
+            ) from error
+        return cls(bm25, settings["texts"])
+
+
+def words(text: str) -> list[str]:
+    """Words of `text` as BM25 counts them, case and accents folded.
+
+    A compound keeps its whole beside its parts, an identifier also a spelling without separators;
+    scripts without spaces give pairs of characters.
+
+    >>> words("Ventil V-14, Öl")
+    ['ventil', 'v-14', 'v14', 'v', '14', 'ol']
+    >>> words("東京駅")
+    ['東京', '京駅']
+    """
+    found = []
+    for match in _word_pattern().finditer(_fold(text)):
+        word = match[0]
+        if match["unspaced"]:
+            found += [word[i : i + 2] for i in range(len(word) - 1)] or [word]
+            continue
+        found.append(word)
+        parts = re.split(r"[-_./]", word)
+        if len(parts) > 1:
+            joined = "".join(parts)
+            if any(c.isdigit() for c in joined) and any(c.isalpha() for c in joined):
+                found.append(joined)
+            found += parts
+    return found
+
+
+def telling_words(question: str) -> list[str]:
+    """Words of `question` without the function words of its language; all if there are no others.
+
+    The language is the one whose function words are most among them. Any other than English must
+    show two more than English: "die" and "war" are words of both.
+
+    >>> telling_words("Which of the valves leaked?"), telling_words("Wo war die Pumpe undicht?")
+    (['which', 'valves', 'leaked'], ['pumpe', 'undicht'])
+    """
+    found = words(question)
+    english, *others = _function_words()
+    shown = [sum(word in language for word in found) for language in (english, *others)]
+    best = max(range(len(shown)), key=shown.__getitem__)
+    if best == 0 or shown[best] < shown[0] + 2:
+        dropped = frozenset(words(" ".join(_stopwords().STOPWORDS_EN)))
+    else:
+        dropped = others[best - 1]
+    return [word for word in found if word not in dropped] or found
+
+
+@lru_cache(maxsize=1)
+def _function_words() -> tuple[frozenset[str], ...]:
+    """Function words as :func:`words` folds them, a set a language, English first."""
+    lists = _stopwords()
+    names = (
+        "EN_PLUS GERMAN FRENCH SPANISH DUTCH ITALIAN PORTUGUESE DANISH NORWEGIAN SWEDISH RUSSIAN"
+    )
+    found = (getattr(lists, f"STOPWORDS_{name}") for name in names.split())
+    return tuple(frozenset(words(" ".join(language))) for language in found)
+
+
+def _fold(text: str) -> str:
+    if text.isascii():
+        return text.lower()
+    text = unicodedata.normalize("NFKD", text.translate(_HYPHENS).translate(_INVISIBLE))
+    return unicodedata.normalize("NFKC", _ACCENTS.sub("", text)).casefold()
+
+
+@lru_cache(maxsize=1)
+def _word_pattern() -> re.Pattern[str]:
+    """Letters, digits and their marks; parts joined by one of ``- _ . /`` are one word."""
+    marks = "".join(
+        chr(code)
+        for code in range(0x300, min(sys.maxunicode, 0xFFFF))
+        if unicodedata.category(chr(code))[0] == "M"
+    )
+    part = rf"(?:(?![{_UNSPACED}])[^\W_]|[{marks}])+"
+    return re.compile(rf"(?P<unspaced>[{_UNSPACED}]+)|{part}(?:[-_./]{part})*")
+
+
+def _stopwords() -> Any:
+    return _bm25s().stopwords
+
+
+def _bm25s() -> Any:
+    try:
+        import bm25s
+    except ImportError as error:
+        raise ImportError(
+            "lexical search needs bm25s, a dependency of this project; run `make setup`"
+        ) from error
+    return bm25s
