@@ -168,19 +168,10 @@ def _lab(arguments: argparse.Namespace) -> tuple[Result, str]:
         "-m",
         "jupyterlab",
         f"--ServerApp.root_dir={folder.parent}",
+        f"--LabApp.default_url=/lab/tree/{folder.name}",
         *arguments.options,
     ]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(
-            filter(None, [str(folder.parent), os.environ.get("PYTHONPATH")])
-        ),
-    }
-    return {
-        "exit_code": subprocess.call(
-            [*command, f"--LabApp.default_url=/lab/tree/{folder.name}"], env=environment
-        )
-    }, ""
+    return {"exit_code": subprocess.call(command)}, ""
 
 
 def _index(arguments: argparse.Namespace) -> tuple[Result, str]:
