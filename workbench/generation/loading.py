@@ -189,13 +189,13 @@ def _quiet_transformers() -> Iterator[None]:
     logger = logging.getLogger("transformers")
     level, bar = logger.level, transformers_logging.is_progress_bar_enabled()
     logger.setLevel(logging.ERROR)
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         logger.setLevel(level)
         if bar:
-            transformers_logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _default_checkpoint() -> tuple[Checkpoint, str]:
