@@ -239,23 +239,36 @@ retriever.save(folder)
 """
 
 
+def _save_killed_at(folder: Path, step: int, words: str) -> int:
+    """Save in a process that kills itself at its `step`-th change of the disk; 0 when it was not reached."""
+    command = [sys.executable, "-c", KILLED_AT_STEP, str(folder), str(step), words]
+    return subprocess.run(command, check=False).returncode
+
+
+def _is_whole(folder: Path) -> bool:
+    store.recover_folder(folder)
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    return not store.damaged_files(folder, manifest)
+
+
+@pytest.mark.kill
+@pytest.mark.smoke
+def test_a_killed_save_leaves_a_whole_index(tmp_path: Path) -> None:
+    folder = tmp_path / "index"
+    assert _save_killed_at(folder, 0, "old words") == 0
+    for step in (2, 9):
+        assert _save_killed_at(folder, step, "new words") == -signal.SIGKILL
+        assert _is_whole(folder)
+
+
 @pytest.mark.kill
 def test_kill_at_any_step_of_saving_leaves_a_whole_index(tmp_path: Path) -> None:
-    def save(step: int, words: str) -> int:
-        command = [sys.executable, "-c", KILLED_AT_STEP, str(folder), str(step), words]
-        return subprocess.run(command, check=False).returncode
-
-    def manifest_is_whole() -> bool:
-        store.recover_folder(folder)
-        manifest = json.loads((folder / "manifest.json").read_bytes())
-        return not store.damaged_files(folder, manifest)
-
     folder = tmp_path / "index"
-    assert save(0, "old words") == 0
+    assert _save_killed_at(folder, 0, "old words") == 0
     codes = []
     for step in range(1, 200):
-        codes.append(save(step, f"new words {step}"))
-        assert manifest_is_whole(), f"killed at step {step}"
+        codes.append(_save_killed_at(folder, step, f"new words {step}"))
+        assert _is_whole(folder), f"killed at step {step}"
         if codes[-1] == 0:
             break
     assert codes[-1] == 0 and len(codes) > 10
