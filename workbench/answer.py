@@ -218,6 +218,8 @@ class Answer:
     def _passage_html(self, hit: Hit) -> str:
         chunk = hit.chunk
         cited = [c for c in self.citations if c.source.chunk.id == chunk.id]
+        headings = [s.heading for s in self.prompt.sources if s.chunk.id == chunk.id]
+        above = f'<p class="wb-note">{escape(headings[0])}</p>' if headings else ""
         spans = [
             Highlight(c.start - chunk.start, c.stop - chunk.start, f"[{c.n}] {c.verdict}")
             for c in cited
@@ -229,5 +231,5 @@ class Answer:
         return (
             f'<details class="wb-card"{" open" if cited else ""}><summary class="wb-note">{hit.rank}. '
             f"{escape(chunk.document_id)} {chunk.start}–{chunk.stop}, {state}</summary>"
-            f'<div class="wb-text">{highlight(chunk.text, spans)}</div></details>'
+            f'{above}<div class="wb-text">{highlight(chunk.text, spans)}</div></details>'
         )

@@ -180,7 +180,7 @@ def test_the_plan_of_the_real_models_has_the_published_numbers():
 def test_what_does_not_fit_is_refused_before_loading_with_the_numbers(moe_folder, monkeypatch):
     monkeypatch.setattr(loading, "device_memory", lambda device: 100 << 20)
     monkeypatch.setattr(loading, "_load", lambda *_: pytest.fail("weights were touched"))
-    with pytest.raises(DoesNotFit, match=r"weights 0\.0 \+ cache .* GiB usable"):
+    with pytest.raises(DoesNotFit, match=r"weights .* \+ cache .* usable; "):
         load_generator(moe_folder, context=2048, device="cpu")
 
 

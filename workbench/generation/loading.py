@@ -11,7 +11,7 @@ from typing import Any, Literal
 from workbench.errors import CheckpointError, DoesNotFit
 from workbench.generation.checkpoints import PHI_IDS, POCKET, Checkpoint, find_checkpoint
 from workbench.generation.longrope import check_regime, original_window, pin_regime, regime_for
-from workbench.generation.memory import DTYPE_BYTES, GIB, MemoryPlan, device_memory, plan_memory
+from workbench.generation.memory import DTYPE_BYTES, MemoryPlan, device_memory, plan_memory, size
 from workbench.generation.phi import Generator
 from workbench.routing.capture import find_routers
 
@@ -225,8 +225,6 @@ def _refusal(plan: MemoryPlan) -> str:
     if plan.largest_context > 0:
         remedy = f"the largest context that fits is {plan.largest_context:,} tokens"
     else:
-        short = (plan.weight_bytes + plan.workspace_bytes - plan.usable_bytes) / GIB
-        remedy = (
-            f"the weights alone are {short:.1f} GiB too large: take a smaller model or more GPUs"
-        )
+        short = plan.weight_bytes + plan.workspace_bytes - plan.usable_bytes
+        remedy = f"the weights alone are {size(short)} too large: take a smaller model or more GPUs"
     return f"{plan}; {remedy}"

@@ -47,10 +47,19 @@ class MemoryPlan:
 
     def __str__(self) -> str:
         return (
-            f"{self.model} in {self.dtype} at {self.context:,} tokens: weights {self.weight_bytes / GIB:.1f} + cache "
-            f"{self.cache_bytes / GIB:.1f} + workspace {self.workspace_bytes / GIB:.1f} = {self.total_bytes / GIB:.1f} "
-            f"GiB; {self.device} has {self.usable_bytes / GIB:.1f} GiB usable"
+            f"{self.model} in {self.dtype} at {self.context:,} tokens: weights {size(self.weight_bytes)} + "
+            f"cache {size(self.cache_bytes)} + workspace {size(self.workspace_bytes)} = "
+            f"{size(self.total_bytes)}; {self.device} has {size(self.usable_bytes)} usable"
         )
+
+
+def size(count: int) -> str:
+    """Bytes in the unit that leaves a readable number.
+
+    >>> size(83_746_000_000), size(30_800_000)
+    ('78.0 GiB', '29.4 MiB')
+    """
+    return f"{count / GIB:.1f} GiB" if count >= GIB // 10 else f"{count / (1 << 20):.1f} MiB"
 
 
 def count_parameters(config: Any) -> int:

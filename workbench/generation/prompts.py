@@ -42,7 +42,8 @@ Marks = Literal["sentence", "passage"]
 class Source:
     """A numbered piece of evidence: ``prompt.text[start:stop] == document.text[document_start:document_stop]``.
 
-    `n` is the number in its mark ``[n]``; `token_start` and `token_stop` are rows of ``prompt.token_ids``.
+    `n` is the number in its mark ``[n]``; `token_start` and `token_stop` are rows of ``prompt.token_ids``;
+    `heading` is what the prompt shows above it: "document › section".
     """
 
     n: int
@@ -54,6 +55,7 @@ class Source:
     document_stop: int
     token_start: int
     token_stop: int
+    heading: str = ""
 
     @property
     def document_id(self) -> str:
@@ -276,6 +278,7 @@ class _Piece:
     stop: int
     document_start: int
     document_stop: int
+    heading: str
 
 
 def _pack(
@@ -352,7 +355,7 @@ def _block(
         text += f"[{n}] " if marks == "sentence" else f"[{n}] {heading}\n"
         place = offset + len(text)
         text += document.text[start:stop] + "\n"
-        pieces.append(_Piece(n, chunk, place, place + stop - start, start, stop))
+        pieces.append(_Piece(n, chunk, place, place + stop - start, start, stop, heading))
     return text + "\n", pieces
 
 
@@ -388,6 +391,7 @@ def _assemble(
                 document_stop=piece.document_stop,
                 token_start=int(rows[0]) if len(rows) else 0,
                 token_stop=int(rows[-1]) + 1 if len(rows) else 0,
+                heading=piece.heading,
             )
         )
     placed = [
