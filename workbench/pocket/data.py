@@ -1,0 +1,212 @@
+"""Compose training examples: numbered evidence from several passages, and questions with the sentence that answers.
+
+Deterministic by seed: ``example(seed=7, …)`` is the same text everywhere (real prose follows the Python version).
+Knows no tokens.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from workbench.generation.prompts import (
+    ABSTENTION,
+    FREE_SYSTEM,
+    QUOTE_SYSTEM,
+    SUMMARY_REQUEST,
+    SUMMARY_SYSTEM,
+)
+from workbench.pocket.events import event_passages
+from workbench.pocket.facts import code_passages, copy_passages, fact_passages, table_passages
+from workbench.pocket.passages import Ask, Passage, Unit, World
+from workbench.pocket.prose import central_sentence, documents, prose_passages
+
+MAX_UNITS = 48
+SYSTEMS = {"quote": QUOTE_SYSTEM, "free": FREE_SYSTEM, "summary": SUMMARY_SYSTEM}
+FAMILIES = {
+    "facts": 24,
+    "events": 20,
+    "prose": 30,
+    "languages": 8,
+    "crossing": 4,
+    "table": 4,
+    "code": 4,
+    "copy": 3,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """The last line of a user turn, and the answer; `unit` numbers the sentence it rests on, None to abstain."""
+
+    line: str
+    answer: str
+    unit: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One evidence and several questions about it, all in one style."""
+
+    style: str
+    family: str
+    evidence: str
+    units: tuple[str, ...]
+    turns: tuple[Turn, ...]
+
+    @property
+    def system(self) -> str:
+        """The system message of the style."""
+        return SYSTEMS[self.style]
+
+
+def example(
+    *,
+    seed: int | str,
+    units: int,
+    split: str = "train",
+    family: str | None = None,
+    style: str | None = None,
+    turns: int = 8,
+    abstain: float = 0.18,
+) -> Example:
+    """An example with about `units` numbered sentences (never more) and at most `turns` questions.
+
+    >>> made = example(seed=7, units=6, family="facts", style="quote")
+    >>> all(made.units[t.unit - 1] in t.answer for t in made.turns if t.unit)
+    True
+    """
+    if not 1 <= units <= MAX_UNITS:
+        raise ValueError(f"units={units} is outside 1 to {MAX_UNITS}, the marks of the tokenizer")
+    rng = random.Random(f"example:{seed}")
+    for _ in range(50):
+        world = World(rng, split)
+        chosen = style or rng.choices(["quote", "free", "summary"], [67, 27, 6])[0]
+        made = (
+            _summary(world, units)
+            if chosen == "summary"
+            else _questions(world, units, family, chosen, turns, abstain)
+        )
+        if made is not None:
+            return made
+    raise RuntimeError(f"no example of family {family} with {units} units after 50 tries")
+
+
+def evidence_text(passages: list[Passage]) -> str:
+    r"""Blocks of a header and numbered sentences, a blank line between blocks.
+
+    >>> evidence_text([Passage("Pump", (Unit("It runs."),)), Passage("Fan", (Unit("It turns."),))])
+    'Pump\n[1] It runs.\n\nFan\n[2] It turns.'
+    """
+    blocks = []
+    number = 0
+    for passage in passages:
+        lines = [passage.header]
+        for unit in passage.units:
+            number += 1
+            lines.append(f"[{number}] {unit.text}")
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks)
+
+
+def passages_of(world: World, family: str, size: int) -> list[Passage]:
+    """Passages of one family with about `size` units."""
+    if family == "facts":
+        return fact_passages(world, size)
+    if family == "events":
+        return event_passages(world, size)
+    if family == "prose":
+        return prose_passages(world, size)
+    if family == "languages":
+        language = world.rng.choice(["de", "fr", "es"])
+        return (
+            fact_passages(world, size, language)
+            if world.chance(0.4)
+            else event_passages(world, size, language)
+        )
+    if family == "crossing":
+        told, asked = world.rng.sample(["en", "de", "fr", "es"], 2)
+        return event_passages(world, size, told, ask_in=asked)
+    return {"table": table_passages, "code": code_passages, "copy": copy_passages}[family](
+        world, size
+    )
+
+
+def _questions(
+    world: World, units: int, family: str | None, style: str, turns: int, abstain: float
+) -> Example | None:
+    rng = world.rng
+    name = family or rng.choices(list(FAMILIES), list(FAMILIES.values()))[0]
+    passages = passages_of(world, name, units)
+    if family is None and units > 4 and world.chance(0.35):  # distractors of another family
+        half = max(2, units // 2)
+        other = (
+            "facts"
+            if name == "prose"
+            else "prose"
+            if name == "facts"
+            else rng.choice(["facts", "prose"])
+        )
+        passages = _cut(passages, units - half) + passages_of(world, other, half)
+    missing = [q for p in passages for q in p.missing]
+    rng.shuffle(passages)
+    passages = _cut(passages, units)
+    asks = [
+        (n, unit, ask)
+        for n, unit in enumerate(_units(passages), 1)
+        for ask in unit.asks
+        if _usable(ask, unit, style)
+    ]
+    rng.shuffle(asks)
+    rng.shuffle(missing)
+    made = []
+    for _ in range(turns):
+        if missing and world.chance(abstain):
+            made.append(Turn(f"Question: {missing.pop()}", ABSTENTION, None))
+        elif asks:
+            number, unit, ask = asks.pop()
+            made.append(
+                Turn(
+                    f"Question: {ask.question}",
+                    f"[{number}] {unit.text if style == 'quote' else ask.short}",
+                    number,
+                )
+            )
+    if not made:
+        return None
+    return Example(
+        style, name, evidence_text(passages), tuple(u.text for u in _units(passages)), tuple(made)
+    )
+
+
+def _usable(ask: Ask, unit: Unit, style: str) -> bool:
+    return style == "quote" or (ask.short in unit.text and ask.short != unit.text)
+
+
+def _summary(world: World, units: int) -> Example | None:
+    """Neighbouring sentences of one real document, and the one that shares most words with the others."""
+    rng = world.rng
+    document = rng.choice([d for d in documents(held_out=world.held_out) if len(d) >= 4])
+    size = min(len(document), max(4, units))
+    start = rng.randint(0, len(document) - size)
+    texts = list(document[start : start + size])
+    best = central_sentence(texts)
+    if best is None or size > units:
+        return None
+    passage = Passage(world.names.name(), tuple(Unit(t) for t in texts))
+    turn = Turn(SUMMARY_REQUEST, f"[{best + 1}] {texts[best]}", best + 1)
+    return Example("summary", "summary", evidence_text([passage]), tuple(texts), (turn,))
+
+
+def _units(passages: list[Passage]) -> list[Unit]:
+    return [unit for passage in passages for unit in passage.units]
+
+
+def _cut(passages: list[Passage], units: int) -> list[Passage]:
+    """The first `units` units of `passages`."""
+    kept = []
+    for passage in passages:
+        if units > 0:
+            kept.append(Passage(passage.header, passage.units[:units], passage.missing))
+            units -= len(passage.units)
+    return kept
