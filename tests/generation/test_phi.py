@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from workbench.cancel import CancelToken
 from workbench.errors import PromptTooLong
@@ -18,8 +19,6 @@ def prompt_for(generator, text="Which valve failed first?"):
 
 def greedy_loop(model, ids, count, stops):
     """One uncached pass for each token."""
-    import torch
-
     ids, logs = list(ids), []
     start = len(ids)
     while len(ids) - start < count:
@@ -66,8 +65,6 @@ def test_answer_spans_reproduce_the_text(tiny_moe):
 
 def test_every_stop_token_ends_the_answer(tiny_moe):
     """Make each turn token in turn the most likely one: the answer is empty and the reason is stop."""
-    import torch
-
     head = tiny_moe.model.lm_head
     for token in stop_ids(tiny_moe.model, tiny_moe.tokenizer):
         before = head.bias.detach().clone()
@@ -128,8 +125,23 @@ def test_the_same_seed_samples_the_same_tokens(tiny_moe):
             prompt_for(tiny_moe), max_new_tokens=12, sampling=sampling
         ).token_ids
 
+    before = torch.random.get_rng_state()
     assert draw(1) == draw(1)
     assert draw(1) != draw(2)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_log_probabilities_of_sampled_tokens_are_the_models_own(tiny_moe):
+    """Temperature and top-p change what is drawn, not what is reported."""
+    prompt = prompt_for(tiny_moe)
+    sampling = Sampling(temperature=2.0, top_p=0.9, seed=3)
+    generation = tiny_moe.generate(prompt, max_new_tokens=8, sampling=sampling)
+    ids = [*prompt.token_ids, *generation.token_ids]
+    with torch.inference_mode():
+        laws = tiny_moe.model(torch.tensor([ids])).logits[0].log_softmax(-1)
+    start = len(prompt.token_ids)
+    expected = [float(laws[start + i - 1, token]) for i, token in enumerate(generation.token_ids)]
+    np.testing.assert_allclose(generation.log_probabilities, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["tiny_moe", "tiny_dense"])

@@ -28,7 +28,7 @@ from workbench.generation.decoding import (
 )
 from workbench.generation.longrope import Regime, check_regime, pin_regime, regime_for
 from workbench.generation.prompts import ABSTENTION, Prompt, known_marks
-from workbench.generation.quoting import score_answers
+from workbench.generation.quoting import decode_quotes
 from workbench.generation.results import CacheReport, Candidate, FinishReason, Generation, Timing
 from workbench.routing.capture import RoutingRecorder, TokenTable
 from workbench.routing.trace import RoutingTrace
@@ -124,8 +124,11 @@ class Generator:
         watch = Watch(cancel)
         options = self._generation_options(sampling, max_new_tokens)
         recorder = self._recorder(capture)
-        with torch.inference_mode(), recorder or contextlib.nullcontext():
-            if sampling.temperature:
+        chance = torch.random.fork_rng(
+            enabled=sampling.temperature > 0
+        )  # leaves the caller's seed alone
+        with chance, torch.inference_mode(), recorder or contextlib.nullcontext():
+            if sampling.temperature > 0:
                 torch.manual_seed(sampling.seed)
             output = self.model.generate(
                 ids,
@@ -170,66 +173,44 @@ class Generator:
         for source in prompt.sources:
             texts[source.n] = f"[{source.n}] {source.text}"
             answers[source.n] = self._content_ids(texts[source.n])
-        end = self._end_id()
-        separator = self._content_ids("\n")
+        end, separator = stop_ids(self.model, self.tokenizer)[0], self._content_ids("\n")
         longest = sorted((len(ids) for ids in answers.values()), reverse=True)[:max_sentences]
         self._check_room(prompt, sum(longest) + max_sentences * len(separator) + 1)
 
+        def on_quote(n: int | None) -> None:
+            said.append(texts[n])
+            if on_text:
+                on_text(said[-1] if len(said) == 1 else f"\n{said[-1]}")
+
+        said: list[str] = []
         recorder = self._recorder(capture)
-        said: list[int | None] = []
-        answer: list[int] = []
-        logs: list[float] = []
-        candidates: tuple[Candidate, ...] = ()
-        finish: FinishReason = "stop"
         started = time.perf_counter()
         with torch.inference_mode(), recorder or contextlib.nullcontext():
             steps = Stepper(self.model)
-            following = steps.feed(prompt.token_ids)[-1]
+            first = steps.feed(prompt.token_ids)[-1]
             prefill_seconds = time.perf_counter() - started
-            open_answers = dict(answers)
-            while True:
-                if cancel is not None and cancel.is_cancelled:
-                    finish = "cancelled"
-                    break
-                scores = score_answers(
-                    open_answers, following, feed=steps.feed, rewind=steps.rewind
-                )
-                best = max(scores, key=lambda key: scores[key])
-                if not candidates:
-                    ranked = sorted(scores, key=lambda key: -scores[key])
-                    candidates = tuple(Candidate(key, texts[key], scores[key]) for key in ranked)
-                chosen = open_answers.pop(best)
-                after = steps.feed(chosen)
-                logs += [float(following[chosen[0]])]
-                logs += [float(after[i, token]) for i, token in enumerate(chosen[1:])]
-                answer += chosen
-                said.append(best)
-                if on_text:
-                    on_text(texts[best] if len(said) == 1 else "\n" + texts[best])
-                following = after[-1]
-                open_answers.pop(None, None)
-                may_go_on = best is not None and open_answers and len(said) < max_sentences
-                if not may_go_on or following[end] >= following[separator[0]]:
-                    answer.append(end)
-                    logs.append(float(following[end]))
-                    break
-                after = steps.feed(separator)
-                logs += [float(following[separator[0]])]
-                logs += [float(after[i, token]) for i, token in enumerate(separator[1:])]
-                answer += separator
-                following = after[-1]
+            quotes = decode_quotes(
+                answers,
+                first,
+                feed=steps.feed,
+                rewind=steps.rewind,
+                end=end,
+                separator=separator,
+                most=max_sentences,
+                on_quote=on_quote,
+                is_cancelled=lambda: cancel is not None and cancel.is_cancelled,
+            )
         timing = Timing(prefill_seconds, time.perf_counter() - started - prefill_seconds)
+        logs = np.asarray(quotes.log_probabilities, dtype=np.float32)
+        finish: FinishReason = "cancelled" if quotes.was_cancelled else "stop"
         generation = self._result(
-            prompt,
-            "\n".join(texts[n] for n in said),
-            answer,
-            np.asarray(logs, np.float32),
-            recorder,
-            finish,
-            timing,
+            prompt, "\n".join(said), quotes.token_ids, logs, recorder, finish, timing
         )
+        ranked = sorted(quotes.scores.items(), key=lambda item: -item[1])
         return replace(
-            generation, candidates=candidates, quotes=tuple(n for n in said if n is not None)
+            generation,
+            candidates=tuple(Candidate(n, texts[n], score) for n, score in ranked),
+            quotes=tuple(n for n in quotes.keys if n is not None),
         )
 
     def read(self, prompt: Prompt) -> RoutingTrace:
@@ -247,9 +228,6 @@ class Generator:
     def _content_ids(self, text: str) -> list[int]:
         encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)
         return list(encoded["input_ids"])
-
-    def _end_id(self) -> int:
-        return stop_ids(self.model, self.tokenizer)[0]
 
     def _recorder(self, capture: bool) -> RoutingRecorder | None:
         return RoutingRecorder(self.model) if capture and self.is_moe else None

@@ -20,10 +20,65 @@ Feed = Callable[[Sequence[int]], NDArray[np.float32]]
 Rewind = Callable[[int], None]
 
 
-@dataclass(slots=True)
-class _Node:
-    keys: list[Key] = field(default_factory=list)  # the answers that pass through here
-    children: dict[int, _Node] = field(default_factory=dict)
+@dataclass(frozen=True, slots=True)
+class Quotes:
+    """What was said: the answers' keys in order, their tokens, and the log-probability (nats) of each token.
+
+    ``scores`` are those of the first choice, of every answer.
+    """
+
+    keys: tuple[Key, ...]
+    token_ids: tuple[int, ...]
+    log_probabilities: tuple[float, ...]
+    scores: Mapping[Key, float]
+    was_cancelled: bool
+
+
+def decode_quotes(
+    answers: Mapping[Key, Sequence[int]],
+    first: NDArray[np.float32],
+    *,
+    feed: Feed,
+    rewind: Rewind,
+    end: int,
+    separator: Sequence[int],
+    most: int,
+    on_quote: Callable[[Key], None],
+    is_cancelled: Callable[[], bool],
+) -> Quotes:
+    """Say the likeliest answer; then, up to `most`, another one as long as a `separator` is likelier than the `end`.
+
+    The answer under None, the abstention, stands alone. Cancelling before a choice keeps what was said.
+    """
+    left = dict(answers)
+    keys: list[Key] = []
+    said: list[int] = []
+    logs: list[float] = []
+    scores: dict[Key, float] = {}
+    following = first
+
+    def say(tokens: Sequence[int]) -> NDArray[np.float32]:
+        after = feed(tokens)
+        laws = [following, *after[:-1]]
+        logs.extend(float(law[token]) for law, token in zip(laws, tokens, strict=True))
+        said.extend(tokens)
+        law: NDArray[np.float32] = after[-1]
+        return law
+
+    while not is_cancelled():
+        found = score_answers(left, following, feed=feed, rewind=rewind)
+        scores = scores or found
+        best = max(found, key=lambda key: found[key])
+        following = say(left.pop(best))
+        keys.append(best)
+        on_quote(best)
+        left.pop(None, None)
+        may_go_on = best is not None and bool(left) and len(keys) < most
+        if not may_go_on or following[end] >= following[separator[0]]:
+            logs.append(float(following[end]))
+            return Quotes(tuple(keys), (*said, end), tuple(logs), scores, was_cancelled=False)
+        following = say(separator)
+    return Quotes(tuple(keys), tuple(said), tuple(logs), scores, was_cancelled=True)
 
 
 def score_answers(
@@ -53,6 +108,12 @@ def score_answers(
     scores: dict[Key, float] = {}
     _score(root, first, 0.0, scores, feed, rewind)
     return scores
+
+
+@dataclass(slots=True)
+class _Node:
+    keys: list[Key] = field(default_factory=list)  # the answers that pass through here
+    children: dict[int, _Node] = field(default_factory=dict)
 
 
 def _score(
