@@ -1,0 +1,158 @@
+"""Files → documents. One bad file never stops a run: it is reported with its reason, and the rest goes on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from workbench.cancel import CancelToken, OnProgress, Progress
+from workbench.corpus.documents import Corpus, Document, Notice, Skipped, in_one_line
+from workbench.corpus.extracted import Extracted
+from workbench.corpus.folders import find_files, kind_of_special, reason_of
+from workbench.corpus.formats import extract, format_of
+from workbench.corpus.languages import language_of
+from workbench.errors import InputError
+from workbench.store import sha256_bytes
+
+MAX_BYTES = 200_000_000
+_WITHOUT_LANGUAGE = frozenset({"code", "csv", "jsonl", "log"})
+
+
+def read_corpus(
+    paths: str | Path | Sequence[str | Path],
+    *,
+    max_bytes: int = MAX_BYTES,
+    progress: OnProgress | None = None,
+    cancel: CancelToken | None = None,
+) -> Corpus:
+    r"""Read a folder with all below it, a file, or several of them: the documents in the order of their ids.
+
+    Text, Markdown, code, HTML, PDF, DOCX, notebooks, CSV and JSONL are read; any other file is taken for plain text if
+    it is text. What cannot be read is in ``.skipped`` with its reason, what should be known of the rest, such as a
+    guessed encoding, in ``.notices``. Hidden files are left out, no link is followed out of a folder, and a
+    ``.workbenchignore`` in any folder holds patterns, as git's ``.gitignore`` does, of what is to be left out.
+
+    With several paths ids are relative to the deepest folder that holds them all. A file of more than `max_bytes` is
+    skipped. `progress` is told of every file; `cancel` is looked at before each.
+
+    Raises
+    ------
+    InputError
+        A path does not exist, or no file could be read; the message says what was skipped and why.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "pump.md").write_text("# Pump\nIt failed.")
+    ...     _ = Path(folder, "scan.bin").write_bytes(bytes(9))
+    ...     corpus = read_corpus(folder)
+    >>> corpus["pump"].title, str(corpus.skipped[0])
+    ('Pump', "scan.bin: binary data, no text format known for '.bin'")
+    """
+    asked = [paths] if isinstance(paths, str | Path) else list(paths)
+    found = find_files([Path(path) for path in asked])
+    documents: list[Document] = []
+    skipped = list(found.skipped)
+    notices: list[Notice] = []
+    for done, file in enumerate(found.files):
+        if cancel is not None:
+            cancel.raise_if_cancelled("reading")
+        if progress is not None:
+            progress(Progress("read", done, len(found.files)))
+        try:
+            document, extracted = _read(file.path, file.id, max_bytes)
+        except InputError as error:
+            skipped.append(Skipped(file.id, str(error)))
+            continue
+        documents.append(document)
+        notices += [Notice(file.id, message) for message in extracted.notices]
+    if progress is not None:
+        progress(Progress("read", len(found.files), len(found.files)))
+    skipped.sort(key=lambda skipped: skipped.path)
+    if not documents:
+        raise InputError(
+            _nothing_read(", ".join(in_one_line(str(path)) for path in asked), skipped)
+        )
+    return Corpus(tuple(documents), tuple(skipped), tuple(notices), str(found.root))
+
+
+def read_document(
+    path: str | Path, *, root: str | Path | None = None, max_bytes: int = MAX_BYTES
+) -> Document:
+    """Read one file. Its id is the path relative to `root`, or the file's name alone.
+
+    Raises
+    ------
+    InputError
+        It does not exist or cannot be read.
+    ValueError
+        It does not lie below `root`.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "pump.txt").write_text("It failed.")
+    ...     read_document(Path(folder, "pump.txt"))
+    Document('pump.txt', 10 characters; next: .text, .sections, .to_dict())
+    """
+    file = Path(os.path.abspath(Path(path).expanduser()))
+    base = file.parent if root is None else Path(os.path.abspath(Path(root).expanduser()))
+    if not file.is_relative_to(base):
+        raise ValueError(f"{file} does not lie below root={str(root)!r}")
+    try:
+        document, _ = _read(file, file.relative_to(base).as_posix(), max_bytes)
+    except InputError as error:
+        raise InputError(f"{in_one_line(str(path))}: {error}") from error
+    return document
+
+
+def _read(path: Path, id: str, max_bytes: int) -> tuple[Document, Extracted]:
+    """The document in a file and what its format gave; the message of an ``InputError`` is the reason alone."""
+    data = _bytes_of(path, max_bytes)
+    extracted = extract(data, path.name)
+    if not extracted.text.strip():
+        raise InputError("holds no text")
+    format = format_of(path.name)
+    first_heading = next((section.title for section in extracted.sections if section.title), None)
+    document = Document(
+        id,
+        extracted.text,
+        title=extracted.title or first_heading or PurePosixPath(id).stem,
+        sections=extracted.sections,
+        pages=extracted.pages,
+        language=None if format in _WITHOUT_LANGUAGE else language_of(extracted.text),
+        sha256=sha256_bytes(data),
+        encoding=extracted.encoding,
+        format=format,
+    )
+    return document, extracted
+
+
+def _bytes_of(path: Path, max_bytes: int) -> bytes:
+    """The bytes of a regular file, read once; anything else is not even opened."""
+    try:
+        facts = path.stat()
+        if path.is_dir():
+            raise InputError("a folder, not a file; read it with read_corpus")
+        if kind := kind_of_special(facts.st_mode):
+            raise InputError(f"{kind}, not a file; not opened")
+        if facts.st_size > max_bytes:
+            raise InputError(
+                f"{facts.st_size:,} bytes, more than max_bytes={max_bytes:,}; split it or ask for more"
+            )
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise InputError("no such file; check the path") from error
+    except OSError as error:
+        raise InputError(f"cannot be read: {reason_of(error)}") from error
+    if not data:
+        raise InputError("empty file")
+    return data
+
+
+def _nothing_read(asked: str, skipped: list[Skipped]) -> str:
+    if not skipped:
+        return f"{asked}: no file to read, it is empty or holds hidden files alone; add text, Markdown, PDF or the like"
+    reasons = "; ".join(map(str, skipped[:5])) + (
+        f"; and {len(skipped) - 5} more" if len(skipped) > 5 else ""
+    )
+    return f"{asked}: no file could be read, {len(skipped)} skipped ({reasons})"
