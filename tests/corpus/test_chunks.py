@@ -173,11 +173,12 @@ def test_a_small_rest_is_shared_with_the_chunk_before():
 
 
 def test_a_chunk_that_is_half_full_rather_ends_with_the_paragraph():
-    text = "One two three four. Five six seven.\n\nEight nine ten. Eleven twelve."
-    assert texts_of(text, max_tokens=14) == [
+    one, two = (
         "One two three four. Five six seven.",
-        "Eight nine ten. Eleven twelve.",
-    ]
+        "Eight nine ten. Eleven twelve thirteen fourteen.",
+    )
+    assert texts_of(f"{one}\n\n{two}", max_tokens=14) == [one, two]
+    assert texts_of(f"{one} {two}", max_tokens=14) != [one, two]
 
 
 def test_short_paragraphs_share_a_chunk():

@@ -59,6 +59,7 @@ def test_marks_belong_to_the_line_beside_them():
     assert units("Title\n=====\ntext\n") == ["Title\n=====", "text"]
     assert units("| a | b |\n|---|---|\n| c | d |") == ["| a | b |\n|---|---|", "| c | d |"]
     assert units("---\ntitle: x\n---\n") == ["---\ntitle: x\n---"]
+    assert units("> one\n>\n> two\n> three") == ["> one\n>", "> two\n> three"]
     assert units("one\n\n* * *\n\ntwo") == ["one", "* * *", "two"]
 
 

@@ -346,3 +346,15 @@ def test_index_of_the_same_encoder_under_another_name_opens(
     retriever.save(tmp_path / "index")
     same = load_encoder(embedded_folder, device="cpu")
     assert len(open_retriever(tmp_path / "index", encoder=same)) == len(retriever)
+
+
+def test_an_index_inside_the_folder_it_was_made_from_is_not_read_again(tmp_path, encoder):
+    from workbench.corpus.readers import read_corpus
+    from workbench.retrieval.retrievers import build_retriever, open_retriever
+
+    (tmp_path / "a.txt").write_text("The pump failed.", "utf-8")
+    build_retriever(read_corpus(tmp_path), encoder=encoder).save(tmp_path / "index")
+    corpus = read_corpus(tmp_path)
+    assert [document.id for document in corpus] == ["a.txt"]
+    build_retriever(corpus, encoder=encoder).save(tmp_path / "index")
+    assert len(open_retriever(tmp_path / "index", encoder=encoder)) == 1

@@ -22,8 +22,10 @@ from workbench.store import (
 
 FORMAT = "workbench-index"
 FORMAT_VERSION = 1  # raise it when an older program could no longer read the folder
+IGNORE = ".workbenchignore"
 FILES = {
     "manifest.json",
+    IGNORE,
     "documents.jsonl",
     "chunks.jsonl",
     "vectors.faiss",
@@ -50,6 +52,8 @@ def replacing_index(folder: Path, facts: dict[str, Any]) -> Iterator[Path]:
     """
     _refuse_foreign(folder)
     with replacing_folder(folder) as fresh:
+        # an index that lies in the folder it was made from is no document of the next one
+        (fresh / IGNORE).write_text("*\n", "utf-8")
         yield fresh
         write_manifest(fresh, {**facts, "format": FORMAT, "format_version": FORMAT_VERSION})
         manifest = json.loads((fresh / MANIFEST).read_bytes())
