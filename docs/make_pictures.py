@@ -9,7 +9,7 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 import workbench as wb
-from workbench.demo import CORPORA, QUESTION
+from workbench.demo import CORPORA, judge, read_questions
 from workbench.plots.figures import png_bytes
 from workbench.report import Picture, Section, answers_section, picture_html, report_page
 
@@ -19,7 +19,12 @@ IMAGES = Path(__file__).parent / "images"
 def main() -> None:
     """One question, its answer with the passages, and the experts that were used."""
     retriever = wb.build_retriever(wb.read_corpus(CORPORA))
-    answer = wb.ask(QUESTION, retriever=retriever, generator=wb.load_generator("pocket"))
+    generator = wb.load_generator("pocket")
+    truths = read_questions(CORPORA / "questions.jsonl")
+    judged = (judge(truth, retriever, generator) for truth in truths if truth["answerable"])
+    answer = next(
+        j.answer for j in judged if j.evidence_quoted
+    )  # one that it gets right, and the README says so
     experts = Picture(
         png_bytes(wb.plot_expert_usage(answer.routing)),
         "Share of the prompt's and the answer's tokens that each layer sent to each expert.",

@@ -32,9 +32,8 @@ from workbench.store import write_atomic
 from workbench.summary import Summary, summarize
 
 CORPORA = Path(__file__).resolve().parent.parent / "corpora"
-QUESTION = "Which valve failed first?"
 LONG_DOCUMENT = "incident-report"
-SHOWN = 8
+SHOWN = 6
 Say = Callable[[str], None]
 
 
@@ -109,7 +108,9 @@ def run_demo(
     retriever.save(out / "index")
     generator: Generator = timed("load", lambda: load_generator("pocket"))
     truths = read_questions(Path(corpora) / "questions.jsonl")
-    judged: list[Judged] = timed("answer", lambda: _answer_all(truths, retriever, generator))
+    judged: list[Judged] = timed(
+        "answer", lambda: [judge(truth, retriever, generator) for truth in truths]
+    )
     summary: Summary = timed(
         "summarize", lambda: summarize(corpus[LONG_DOCUMENT], generator=generator, progress=False)
     )
@@ -126,6 +127,11 @@ def run_demo(
         unanswerable=len(unanswerable),
         seconds=seconds,
     )
+
+
+def judge(truth: dict[str, Any], retriever: Retriever, generator: Generator) -> Judged:
+    """Ask the question of one line of a questions file."""
+    return Judged(ask(truth["question"], retriever=retriever, generator=generator), truth)
 
 
 def read_questions(path: Path) -> list[dict[str, Any]]:
@@ -150,20 +156,12 @@ def read_questions(path: Path) -> list[dict[str, Any]]:
     return questions
 
 
-def _answer_all(
-    truths: Sequence[dict[str, Any]], retriever: Retriever, generator: Generator
-) -> list[Judged]:
-    return [Judged(ask(t["question"], retriever=retriever, generator=generator), t) for t in truths]
-
-
 def _page(corpus: Corpus, generator: Generator, judged: Sequence[Judged], summary: Summary) -> str:
-    first = next((j for j in judged if j.truth["question"] == QUESTION), judged[0])
-    quoted = [j for j in judged if j.evidence_quoted and j is not first]
-    shown = [first, *quoted[: SHOWN - 3]]
-    wrong = [
-        j for j in judged if j.truth["answerable"] and not j.evidence_quoted and j is not first
-    ]
-    declined = [j for j in judged if not j.truth["answerable"] and j.answer.abstained]
+    right = [j for j in judged if j.evidence_quoted][:SHOWN]
+    wrong = [j for j in judged if j.truth["answerable"] and not j.evidence_quoted]
+    said = [j for j in wrong if not j.answer.abstained][:2]
+    failed = [*[j for j in wrong if j.answer.abstained][:1], *said]
+    first = [*right, *judged][0]
     trace = first.answer.routing
     pictures = [
         Picture(
@@ -186,10 +184,8 @@ def _page(corpus: Corpus, generator: Generator, judged: Sequence[Judged], summar
         "workbench: where an answer comes from",
         [
             Section("What this is", _introduction(corpus, generator, judged)),
-            answers_section("Answers with their passages", [j.answer for j in shown]),
-            answers_section(
-                "Where it failed", [j.answer for j in wrong[:2]] + [j.answer for j in declined[:1]]
-            ),
+            answers_section("Answers that quote the evidence", [j.answer for j in right]),
+            answers_section("Where it failed", [j.answer for j in failed]),
             pictures_section("Experts", pictures),
             summary_section("A long document, summarized", summary),
             Section("All questions", _questions_table(judged)),
@@ -212,6 +208,10 @@ def _introduction(corpus: Corpus, generator: Generator, judged: Sequence[Judged]
         ],
         ["the quoted sentence overlaps the evidence", f"{quoted} of {len(answerable)}"],
         ["declined where the documents do not say", f"{declined} of {len(unanswerable)}"],
+        [
+            "declined although they do",
+            f"{sum(j.answer.abstained for j in answerable)} of {len(answerable)}",
+        ],
     ]
     return (
         f"<p>{len(corpus)} documents were read and {len(judged)} questions asked, all on this "
