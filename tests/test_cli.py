@@ -117,6 +117,12 @@ def test_doctor_finds_no_problem(capsys):
     assert set(facts["self_tests"]) == {"encoder", "longrope", "chat template"}
 
 
+def test_doctor_reports_a_problem_and_ends_with_4(capsys):
+    code, out, _ = inside(capsys, "doctor", "--generator", "/nowhere", "--json")
+    assert code == 4
+    assert any("/nowhere" in problem for problem in json.loads(out)["problems"])
+
+
 @pytest.mark.parametrize("json_flag", [[], ["--json"]])
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
@@ -135,6 +141,8 @@ def test_doctor_finds_no_problem(capsys):
         (["index", "/nowhere", "--index", "OUT"], 3, "/nowhere"),
         (["summarize", "/nowhere.txt"], 3, "/nowhere.txt"),
         (["route", " "], 2, "empty"),
+        (["route", "no-such-file.txt"], 3, "no file 'no-such-file.txt'"),
+        (["route", "some text", "--plot", "/nowhere/a.png"], 2, "no folder /nowhere"),
         (["route"], 2, "usage"),
         (["fly"], 2, "usage"),
     ],

@@ -109,7 +109,10 @@ class Answer:
             return "no passage matched the question"
         if not self.prompt.sources:
             return "no passage fitted into the prompt"
-        return f"{self.generation.generator} found none of {len(self.prompt.sources)} sources to answer it"
+        return (
+            f"{self.generation.generator} chose none of {len(self.prompt.sources)} sources; "
+            "it may be wrong: look at the passages"
+        )
 
     @property
     def citations(self) -> tuple[Citation, ...]:

@@ -1,4 +1,5 @@
-"""The command line: each verb calls what a notebook would call. One JSON object on stdout with --json, logs on stderr.
+"""The command line: each verb calls what a notebook would call. One JSON object on stdout with --json; logs and
+errors go to stderr.
 
 Exit codes: 0 done, 2 wrong usage, 3 input could not be read, 4 model or index unusable, 130 interrupted.
 """
@@ -9,6 +10,7 @@ import argparse
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from workbench import __version__
-from workbench.errors import WorkbenchError
+from workbench.errors import InputError, WorkbenchError
 
 Result = dict[str, Any]
-EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
+EXIT_USAGE, EXIT_UNUSABLE, EXIT_INTERRUPTED = 2, 4, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,6 +33,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     arguments = parser.parse_args(argv)
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
+    for chatty in (
+        "pypdf",
+        "bm25s",
+        "huggingface_hub",
+    ):  # what matters of theirs is in our own reports
+        logging.getLogger(chatty).setLevel(logging.ERROR)
     try:
         result, text = arguments.run(arguments)
     except WorkbenchError as error:
@@ -47,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(result, ensure_ascii=False))
     elif text:
         print(text)
-    return int(result.get("exit_code", 0)) if arguments.verb == "lab" else 0
+    return int(result.get("exit_code", 0)) if arguments.verb in ("lab", "doctor") else 0
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -109,7 +117,9 @@ def build_parser() -> argparse.ArgumentParser:
     summarize.add_argument("--strategy", choices=["auto", "full", "map-reduce"], default="auto")
     summarize.add_argument("--style", choices=["quote", "free"], default="quote")
     summarize.add_argument("--query", metavar="Q", help="what the summary is to be about")
-    summarize.add_argument("--sentences", type=int, default=8, metavar="N")
+    summarize.add_argument(
+        "--sentences", type=int, default=8, metavar="N", help="at most (default: %(default)s)"
+    )
 
     doctor = _verb(verbs, "doctor", "versions, devices, memory plan, self-test", _doctor)
     _add_generator_options(doctor)
@@ -122,7 +132,9 @@ def _verb(
     verb: argparse.ArgumentParser = verbs.add_parser(name, help=what, description=what)
     verb.set_defaults(run=run)
     if with_json:
-        verb.add_argument("--json", action="store_true", help="one JSON object on stdout")
+        verb.add_argument(
+            "--json", action="store_true", help="one JSON object on stdout; an error goes to stderr"
+        )
     verb.add_argument(
         "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
     )
@@ -178,7 +190,9 @@ def _index(arguments: argparse.Namespace) -> tuple[Result, str]:
     from workbench.corpus.readers import read_corpus
     from workbench.retrieval.encoders import load_encoder
     from workbench.retrieval.retrievers import build_retriever
+    from workbench.retrieval.saved import refuse_foreign
 
+    refuse_foreign(Path(arguments.index))  # before the work, not after it
     corpus = read_corpus(arguments.paths)
     retriever = build_retriever(corpus, encoder=load_encoder(arguments.encoder), progress=_progress)
     retriever.save(arguments.index)
@@ -198,11 +212,13 @@ def _index(arguments: argparse.Namespace) -> tuple[Result, str]:
 def _search(arguments: argparse.Namespace) -> tuple[Result, str]:
     retriever = _open(arguments)
     hits = retriever.search(arguments.question, k=arguments.k, mode=arguments.mode)
-    lines = [
-        f"{h.rank}. {h.chunk.document_id} {h.chunk.start}–{h.chunk.stop} ({h.score:.4f})\n"
-        f"   {' '.join(h.chunk.text.split())}"
-        for h in hits
-    ]
+    lines = []
+    for h in hits:
+        votes = ", ".join(f"{vote.retriever} {vote.rank}" for vote in h.votes)
+        lines.append(
+            f"{h.rank}. {h.chunk.document_id} {h.chunk.start}–{h.chunk.stop} (ranks: {votes}; score {h.score:.4f})\n"
+            f"   {' '.join(h.chunk.text.split())}"
+        )
     return {"hits": [hit.to_dict() for hit in hits]}, "\n".join(lines) or "no passage matches"
 
 
@@ -222,7 +238,7 @@ def _ask(arguments: argparse.Namespace) -> tuple[Result, str]:
         max_new_tokens=arguments.max_new_tokens,
     )
     if arguments.routing:
-        answer.routing.save(arguments.routing)
+        _wrote(answer.routing.save(arguments.routing))
     if arguments.plot:
         _draw(answer.routing, arguments.plot)
     lines = [answer.text]
@@ -243,7 +259,7 @@ def _route(arguments: argparse.Namespace) -> tuple[Result, str]:
     prompt = plain_prompt(text, tokenizer=generator.tokenizer, budget_tokens=generator.context)
     trace = generator.read(prompt)
     if arguments.out:
-        trace.save(arguments.out)
+        _wrote(trace.save(arguments.out))
     if arguments.plot:
         _draw(trace, arguments.plot)
     usage = trace.usage()
@@ -289,7 +305,7 @@ def _doctor(arguments: argparse.Namespace) -> tuple[Result, str]:
     from workbench.doctor import examine
 
     report = examine(arguments.generator, context=arguments.context)
-    return report.to_dict(), str(report)
+    return {**report.to_dict(), "exit_code": EXIT_UNUSABLE if report.problems else 0}, str(report)
 
 
 def _open(arguments: argparse.Namespace) -> Any:
@@ -311,7 +327,14 @@ def _draw(trace: Any, path: str) -> None:
     from workbench.plots.routing import plot_expert_usage
     from workbench.store import write_atomic
 
+    if not Path(path).resolve().parent.is_dir():
+        raise ValueError(f"there is no folder {Path(path).parent} to write {Path(path).name} into")
     write_atomic(Path(path), png_bytes(plot_expert_usage(trace)))
+    _wrote(Path(path))
+
+
+def _wrote(path: Path) -> None:
+    print(f"wrote {path}", file=sys.stderr)
 
 
 def _text_or_file(argument: str) -> str:
@@ -319,6 +342,8 @@ def _text_or_file(argument: str) -> str:
         is_file = Path(argument).is_file()
     except (OSError, ValueError):  # longer than a path may be, or with a zero byte
         is_file = False
+    if not is_file and re.fullmatch(r"\S+\.[A-Za-z]{1,5}", argument):
+        raise InputError(f"there is no file {argument!r}; a text to route has more than one word")
     if not is_file:
         return argument
     from workbench.corpus.readers import read_document

@@ -88,8 +88,9 @@ class SummaryPlan:
 
     def __str__(self) -> str:
         return (
-            f"{self.strategy} summary of {self.document} ({self.reason}): {len(self.parts)} parts, about {self.calls} "
-            f"calls, {self.prompt_tokens:,} tokens to read, up to {self.sentences} sentences, {self.style} style, "
+            f"{self.strategy} summary of {self.document} ({self.reason}): parts {len(self.parts)}, "
+            f"calls about {self.calls}, {self.prompt_tokens:,} tokens to read, up to {self.sentences} "
+            f"sentences, {self.style} style, "
             f"context {self.context:,} ({self.regime} regime)"
         )
 

@@ -132,7 +132,7 @@ def _bytes_of(path: Path, max_bytes: int) -> bytes:
     try:
         facts = path.stat()
         if path.is_dir():
-            raise InputError("a folder, not a file; read it with read_corpus")
+            raise InputError("a folder; give one file, or read the folder with read_corpus")
         if kind := kind_of_special(facts.st_mode):
             raise InputError(f"{kind}, not a file; not opened")
         if facts.st_size > max_bytes:

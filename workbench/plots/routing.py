@@ -23,7 +23,7 @@ def plot_expert_usage(
 
     >>> from workbench.routing.trace import example_trace
     >>> plot_expert_usage(example_trace()).get_xlabel()
-    'expert'
+    "expert (dot: the layer's most used)"
     """
     usage = trace.usage(segment)  # [layers, experts]
     uniform = uniform_usage(trace.n_experts, trace.k)
@@ -41,7 +41,7 @@ def plot_expert_usage(
     )
     ax.set_xticks(np.arange(trace.n_experts))
     ax.set_yticks(np.arange(0, trace.layers, max(1, trace.layers // 16)))
-    ax.set_xlabel("expert")
+    ax.set_xlabel("expert (dot: the layer's most used)")
     ax.set_ylabel("layer")
     tokens = int(trace.rows(segment).sum())
     ax.set_title(f"expert usage, {segment or 'all segments'} ({tokens:,} routed tokens)")

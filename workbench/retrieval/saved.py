@@ -50,7 +50,7 @@ def replacing_index(folder: Path, facts: dict[str, Any]) -> Iterator[Path]:
     ValueError
         `folder` holds something that is no part of an index: nothing of it is touched.
     """
-    _refuse_foreign(folder)
+    refuse_foreign(folder)
     with replacing_folder(folder) as fresh:
         # an index that lies in the folder it was made from is no document of the next one
         (fresh / IGNORE).write_text("*\n", "utf-8")
@@ -145,7 +145,7 @@ def _stamp(folder: Path) -> tuple[int, int] | None:
     return found.st_ino, found.st_mtime_ns
 
 
-def _refuse_foreign(folder: Path) -> None:
+def refuse_foreign(folder: Path) -> None:
     """Only an empty folder or an index, even a damaged one, may be replaced."""
     if not folder.exists():
         return
