@@ -7,6 +7,7 @@ loses the function words of its language: among texts of another they are rare, 
 from __future__ import annotations
 
 import json
+import logging
 import re
 import sys
 import unicodedata
@@ -206,4 +207,5 @@ def _bm25s() -> Any:
         raise ImportError(
             "lexical search needs bm25s, a dependency of this project; run `make setup`"
         ) from error
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets itself to DEBUG when imported
     return bm25s
