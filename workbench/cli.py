@@ -33,11 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     arguments = parser.parse_args(argv)
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
-    for chatty in (
-        "pypdf",
-        "bm25s",
-        "huggingface_hub",
-    ):  # what matters of theirs is in our own reports
+    for chatty in ("pypdf", "huggingface_hub"):  # our own reports say what matters of theirs
         logging.getLogger(chatty).setLevel(logging.ERROR)
     try:
         result, text = arguments.run(arguments)
