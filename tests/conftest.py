@@ -10,6 +10,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from hypothesis import settings
+
+# The same examples on every run: a red build names a change, not luck. Explore with --hypothesis-profile=default.
+settings.register_profile("workbench", derandomize=True, deadline=None)
+settings.load_profile("workbench")
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -109,9 +109,8 @@ class RoutingRecorder:
                 continue
             fed = call.token_ids[row].cpu().numpy()  # [tokens of this call]
             positions = call.offset - left_padding + np.arange(len(fed))
-            routed[max(0, call.offset - left_padding) :] = (
-                False  # what stood there before is no longer in the cache
-            )
+            # what stood here or beyond is no longer in the cache
+            routed[max(0, call.offset - left_padding) :] = False
             inside = (positions >= 0) & (positions < tokens)
             inside[inside] = final[positions[inside]] == fed[inside]
             block = slice(row * len(fed), (row + 1) * len(fed))
