@@ -185,7 +185,7 @@ def test_a_path_that_does_not_exist_is_an_error(tmp_path):
 
 
 def test_a_folder_is_no_document(tmp_path):
-    with pytest.raises(InputError, match="a folder; give one file; read it with read_corpus"):
+    with pytest.raises(InputError, match="a folder; give one file, or read the folder"):
         read_document(tmp_path)
 
 
