@@ -89,8 +89,8 @@ def _version(name: str) -> str:
 
 
 def _devices(found: Examination) -> None:
-    from workbench.generation.loading import pick_device
     from workbench.generation.memory import GIB, device_memory
+    from workbench.generation.planning import pick_device
 
     device = pick_device("auto")
     found.devices["device"] = device
@@ -107,7 +107,8 @@ def _encoder(found: Examination) -> None:
 
 
 def _generator(found: Examination, name: str, context: int | None) -> None:
-    from workbench.generation.loading import load_generator, plan_checkpoint
+    from workbench.generation.loading import load_generator
+    from workbench.generation.planning import plan_checkpoint
 
     try:
         plan = plan_checkpoint(name, context=context)

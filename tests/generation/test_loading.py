@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from workbench.errors import CheckpointError, DoesNotFit
-from workbench.generation import loading
+from workbench.generation import loading, planning
 from workbench.generation.checkpoints import check_folder, find_checkpoint
-from workbench.generation.loading import load_generator, plan_for
+from workbench.generation.loading import load_generator
 from workbench.generation.memory import GIB, cache_bytes_per_token, count_parameters, plan_memory
+from workbench.generation.planning import plan_for
 
 
 @pytest.fixture
@@ -178,7 +179,7 @@ def test_the_plan_of_the_real_models_has_the_published_numbers():
 
 
 def test_what_does_not_fit_is_refused_before_loading_with_the_numbers(moe_folder, monkeypatch):
-    monkeypatch.setattr(loading, "device_memory", lambda device: 100 << 20)
+    monkeypatch.setattr(planning, "device_memory", lambda device: 100 << 20)
     monkeypatch.setattr(loading, "_load", lambda *_: pytest.fail("weights were touched"))
     with pytest.raises(DoesNotFit, match=r"weights .* \+ cache .* usable; "):
         load_generator(moe_folder, context=2048, device="cpu")

@@ -5,7 +5,10 @@ Only safetensors, never pickle; ``trust_remote_code`` is off and stays off.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,3 +120,46 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise CheckpointError(f"{path} holds no JSON object")
     return config
+
+
+def read_pretrained(read: Callable[..., Any], checkpoint: Checkpoint, **options: Any) -> Any:
+    """Call a ``from_pretrained`` and turn what goes wrong with files into one sentence."""
+    from safetensors import SafetensorError
+
+    try:
+        with _quiet_transformers():
+            return read(checkpoint.source, trust_remote_code=False, **options)
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:
+        text = " ".join(str(error).split())
+        where = "its folder" if checkpoint.is_local else "the Hugging Face hub or its local cache"
+        raise CheckpointError(
+            f"{checkpoint.name} cannot be loaded from {where}: {text[:300]}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Keep a progress bar of a second, and warnings that are known to be harmless for Phi, off stderr.
+
+    Phimoe's own config keys short_mscale and long_mscale are called unrecognized at every load.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    logger = logging.getLogger("transformers")
+    level, bar = logger.level, transformers_logging.is_progress_bar_enabled()
+    logger.setLevel(logging.ERROR)
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        if bar:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from workbench.errors import CheckpointError, DoesNotFit
-from workbench.generation.checkpoints import PHI_IDS, POCKET, Checkpoint, find_checkpoint
+from workbench.generation.checkpoints import (
+    PHI_IDS,
+    POCKET,
+    Checkpoint,
+    find_checkpoint,
+    read_pretrained,
+)
 from workbench.generation.longrope import check_regime, original_window, pin_regime, regime_for
-from workbench.generation.memory import DTYPE_BYTES, MemoryPlan, device_memory, plan_memory, size
+from workbench.generation.memory import MemoryPlan, size
 from workbench.generation.phi import Generator
+from workbench.generation.planning import pick_device, plan_for
 from workbench.routing.capture import find_routers
 
 log = logging.getLogger("workbench")
@@ -37,7 +42,7 @@ def load_generator(
     from transformers import AutoConfig
 
     checkpoint, reason = (find_checkpoint(spec), "") if spec is not None else _default_checkpoint()
-    config = _read(AutoConfig.from_pretrained, checkpoint)
+    config = read_pretrained(AutoConfig.from_pretrained, checkpoint)
     if config.model_type not in ("phi3", "phimoe"):
         raise CheckpointError(
             f"{checkpoint.name} is of type {config.model_type!r}; this needs phi3 or phimoe"
@@ -58,91 +63,11 @@ def load_generator(
     return Generator(checkpoint.name, model, tokenizer, context, regime, reason)
 
 
-def plan_for(
-    config: Any,
-    *,
-    context: int,
-    dtype: str | None = None,
-    device: str = "auto",
-    name: str = "model",
-) -> MemoryPlan:
-    """The memory plan that ``load_generator`` checks: dtype and device resolved as it resolves them."""
-    device = pick_device(device)
-    available = device_memory(device)
-
-    def plan(precision: str) -> MemoryPlan:
-        return plan_memory(
-            config,
-            context=context,
-            dtype=precision,
-            device=device,
-            device_bytes=available,
-            model=name,
-        )
-
-    if dtype is not None:
-        return plan(dtype)
-    own = str(config.dtype or "bfloat16").removeprefix("torch.")
-    own = own if own in DTYPE_BYTES else "float32"
-    full = plan("float32")
-    return full if device == "cpu" and full.weight_bytes <= available // 4 else plan(own)
-
-
-def plan_checkpoint(
-    spec: str | Path, *, context: int | None = None, dtype: str | None = None, device: str = "auto"
-) -> MemoryPlan:
-    """The memory plan of a checkpoint by name; reads its config alone.
-
-    >>> plan_checkpoint("pocket").fits
-    True
-    """
-    from transformers import AutoConfig
-
-    checkpoint = find_checkpoint(spec)
-    config = _read(AutoConfig.from_pretrained, checkpoint)
-    context = original_window(config) if context is None else context
-    return plan_for(config, context=context, dtype=dtype, device=device, name=checkpoint.name)
-
-
-def pick_device(device: str) -> str:
-    """Resolve "auto": all GPUs, else MPS, else the CPU."""
-    if device != "auto":
-        return device
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def _read(read: Callable[..., Any], checkpoint: Checkpoint, **options: Any) -> Any:
-    """Call a ``from_pretrained`` and turn what goes wrong with files into one sentence."""
-    from safetensors import SafetensorError
-
-    try:
-        with _quiet_transformers():
-            return read(checkpoint.source, trust_remote_code=False, **options)
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-        SafetensorError,
-    ) as error:
-        text = " ".join(str(error).split())
-        where = "its folder" if checkpoint.is_local else "the Hugging Face hub or its local cache"
-        raise CheckpointError(
-            f"{checkpoint.name} cannot be loaded from {where}: {text[:300]}"
-        ) from error
-
-
 def _load(checkpoint: Checkpoint, config: Any, dtype: str, device: str) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = _read(AutoTokenizer.from_pretrained, checkpoint)
+    tokenizer = read_pretrained(AutoTokenizer.from_pretrained, checkpoint)
     if not tokenizer.is_fast:
         raise CheckpointError(
             f"{checkpoint.name} has no fast tokenizer (tokenizer.json), which spans need"
@@ -155,7 +80,7 @@ def _load(checkpoint: Checkpoint, config: Any, dtype: str, device: str) -> tuple
     config.sliding_window = (
         None  # as wide as the whole window in Phi-3.5; None keeps the ordinary cache
     )
-    model, info = _read(
+    model, info = read_pretrained(
         AutoModelForCausalLM.from_pretrained,
         checkpoint,
         config=config,
@@ -178,26 +103,6 @@ def _load(checkpoint: Checkpoint, config: Any, dtype: str, device: str) -> tuple
     return model.eval(), tokenizer
 
 
-@contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Keep a progress bar of a second, and warnings that are known to be harmless for Phi, off stderr.
-
-    Phimoe's own config keys short_mscale and long_mscale are called unrecognized at every load.
-    """
-    from transformers.utils import logging as transformers_logging
-
-    logger = logging.getLogger("transformers")
-    level, bar = logger.level, transformers_logging.is_progress_bar_enabled()
-    logger.setLevel(logging.ERROR)
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        if bar:
-            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-
-
 def _default_checkpoint() -> tuple[Checkpoint, str]:
     """The best Phi in the local Hugging Face cache that fits, else the pocket model, and why in one line."""
     from huggingface_hub import try_to_load_from_cache
@@ -208,7 +113,7 @@ def _default_checkpoint() -> tuple[Checkpoint, str]:
         if not isinstance(try_to_load_from_cache(hub_id, "config.json"), str):
             continue
         checkpoint = Checkpoint(hub_id, hub_id, False)
-        config = _read(AutoConfig.from_pretrained, checkpoint, local_files_only=True)
+        config = read_pretrained(AutoConfig.from_pretrained, checkpoint, local_files_only=True)
         plan = plan_for(config, context=original_window(config), name=hub_id)
         if plan.fits:
             reason = f"{hub_id} is in the local cache and fits: {plan}"
