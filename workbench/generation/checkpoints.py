@@ -6,17 +6,20 @@ Only safetensors, never pickle; ``trust_remote_code`` is off and stays off.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import logging
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workbench.errors import CheckpointError
+from workbench.errors import CheckpointError, DoesNotFit
+from workbench.generation.configs import check_config, settle_longrope
+from workbench.generation.weights import INDEX, check_links, check_weight_files, read_index
 from workbench.store import MANIFEST, damaged_files
 
-MODEL_TYPES = ("phi3", "phimoe")
 PHI_IDS = ("microsoft/Phi-3.5-MoE-instruct", "microsoft/Phi-3.5-mini-instruct")
 POCKET = "pocket"
 
@@ -63,34 +66,55 @@ def pocket_folder() -> Path:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise ``CheckpointError`` naming the first thing a model folder lacks: config, tokenizer, safetensors."""
+    """Raise ``CheckpointError`` naming the first thing wrong with a model folder; no weights are read.
+
+    Its files: config, tokenizer, whole safetensors, and no link that leads out of the folder.
+
+    >>> check_folder(pocket_folder())
+    """
+    check_links(folder)
     config = read_config(folder)
-    model_type = config.get("model_type")
-    if model_type not in MODEL_TYPES:
-        raise CheckpointError(
-            f"{folder / 'config.json'} is of type {model_type!r}; this needs one of {MODEL_TYPES}"
-        )
+    check_config(config, str(folder / "config.json"))
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
         raise CheckpointError(
             f"{folder} has no tokenizer.json; copy it from the checkpoint the weights come from"
         )
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise CheckpointError(f"{index} is not a safetensors index: {error}") from error
-        if any(Path(name).name != name for name in names):
-            raise CheckpointError(f"{index} names a file outside the folder")
-        missing = [name for name in names if not (folder / name).is_file()]
-        if missing:
-            raise CheckpointError(
-                f"{folder} lacks {len(missing)} of {len(names)} weight files, first {missing[0]}"
-            )
-    elif not (folder / "model.safetensors").is_file():
+    if (folder / "adapter_config.json").is_file():
         raise CheckpointError(
-            f"{folder} has no model.safetensors; pickled weights (.bin) are not loaded: convert them to safetensors"
+            f"{folder} holds an adapter (adapter_config.json); merge it into its model first"
         )
+    check_weight_files(folder)
+
+
+def load_config(checkpoint: Checkpoint, **options: Any) -> Any:
+    """The transformers config of a checkpoint, its values checked before that library computes with them.
+
+    `options` say how a hub id is looked up: ``local_files_only=True`` asks the local cache alone.
+
+    >>> load_config(find_checkpoint("pocket")).model_type
+    'phimoe'
+    """
+    from transformers import CONFIG_MAPPING, PretrainedConfig
+
+    if checkpoint.is_local:
+        raw = read_config(Path(checkpoint.source))
+    else:
+        raw, _ = read_pretrained(PretrainedConfig.get_config_dict, checkpoint, **options)
+    check_config(raw, f"config.json of {checkpoint.name}")
+    kind = CONFIG_MAPPING[raw["model_type"]]
+    return read_pretrained(lambda *_, **__: kind.from_dict(settle_longrope(raw)), checkpoint)
+
+
+def check_hub_index(checkpoint: Checkpoint) -> None:
+    """Check the names in the index of a hub id before its weights are fetched; one whole file has no index."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+
+    try:
+        path = hf_hub_download(checkpoint.source, INDEX)
+    except (EntryNotFoundError, HfHubHTTPError, OSError, ValueError):
+        return  # what is missing, from_pretrained will tell
+    read_index(Path(path))
 
 
 def check_manifest(folder: Path) -> None:
@@ -115,34 +139,70 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{folder} has no config.json: it is not a model folder") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read: {error}; restore it from the source of the checkpoint"
+        ) from error
     if not isinstance(config, dict):
-        raise CheckpointError(f"{path} holds no JSON object")
+        raise CheckpointError(
+            f"{path} holds no JSON object; restore it from the source of the checkpoint"
+        )
     return config
 
 
 def read_pretrained(read: Callable[..., Any], checkpoint: Checkpoint, **options: Any) -> Any:
-    """Call a ``from_pretrained`` and turn what goes wrong with files into one sentence."""
-    from safetensors import SafetensorError
+    """Call a ``from_pretrained`` and turn what goes wrong with files into one sentence.
 
+    The error keeps its cause, but no frame of the traceback keeps a model half loaded (``release_frames``).
+    """
     try:
         with _quiet_transformers():
             return read(checkpoint.source, trust_remote_code=False, **options)
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-        SafetensorError,
-    ) as error:
-        text = " ".join(str(error).split())
+    except _failures() as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        release_frames(error)
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            raise DoesNotFit(
+                f"{checkpoint.name} ran out of memory while it was loaded ({text[:120]}); close other programs, or "
+                "load it with a smaller context or dtype"
+            ) from error
         where = "its folder" if checkpoint.is_local else "the Hugging Face hub or its local cache"
         raise CheckpointError(
             f"{checkpoint.name} cannot be loaded from {where}: {text[:300]}"
         ) from error
+
+
+def release_frames(error: BaseException | None) -> None:
+    """Empty the finished frames behind an error and its causes: their local variables hold what was half loaded.
+
+    An error that somebody keeps (a notebook does, in ``sys.last_exc``) would else keep the memory too.
+    """
+    left, seen = [error], set[int]()
+    while left:
+        error = left.pop()
+        if error is not None and id(error) not in seen:
+            seen.add(id(error))
+            traceback.clear_frames(error.__traceback__)
+            left += [error.__cause__, error.__context__]
+    gc.collect()  # modules refer to each other in circles
+
+
+def _failures() -> tuple[type[BaseException], ...]:
+    from safetensors import SafetensorError
+
+    return (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        AssertionError,
+        ImportError,
+        RuntimeError,
+        MemoryError,
+        SafetensorError,
+    )
 
 
 @contextlib.contextmanager

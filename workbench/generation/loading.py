@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from workbench.errors import CheckpointError, DoesNotFit
 from workbench.generation.checkpoints import (
     PHI_IDS,
     POCKET,
     Checkpoint,
+    check_hub_index,
     find_checkpoint,
+    load_config,
     read_pretrained,
+    release_frames,
 )
-from workbench.generation.longrope import check_regime, original_window, pin_regime, regime_for
-from workbench.generation.memory import MemoryPlan, size
+from workbench.generation.longrope import (
+    Regime,
+    check_regime,
+    original_window,
+    pin_regime,
+    regime_for,
+)
 from workbench.generation.phi import Generator
-from workbench.generation.planning import pick_device, plan_for
+from workbench.generation.planning import is_on_disk, pick_device, plan_for
+from workbench.generation.prefix_cache import PrefixCache
+from workbench.generation.weights import check_finite
 from workbench.routing.capture import find_routers
+
+Attention = Literal["sdpa", "eager", "flash_attention_2"]
 
 log = logging.getLogger("workbench")
 
@@ -29,53 +41,59 @@ def load_generator(
     context: int | None = None,
     dtype: Literal["float32", "bfloat16", "float16"] | None = None,
     device: str = "auto",
+    attention: Attention = "sdpa",
 ) -> Generator:
     """Load "pocket", a Phi3 or Phimoe checkpoint folder, or a hub id; without a name the best Phi already on this disk.
 
     ``context=None`` is the original window (4,096 tokens for Phi-3.5); more selects the long regime. ``dtype=None``
     means float32 on a CPU that has room for it, else the checkpoint's own. `device` "auto" takes all GPUs, else MPS,
-    else the CPU. Raises ``CheckpointError`` for a folder that cannot be loaded and ``DoesNotFit`` before allocating.
+    else the CPU. `attention` names the implementation; "flash_attention_2" needs a GPU and the package flash-attn.
+
+    Raises ``CheckpointError`` for a folder that cannot be loaded and ``DoesNotFit`` before allocating. After any error
+    nothing of the model is left in memory, even while the error itself is kept.
 
     >>> load_generator("pocket").regime
     'short'
     """
-    from transformers import AutoConfig
-
+    if attention not in get_args(Attention):
+        raise ValueError(f"attention={attention!r} is none of {', '.join(get_args(Attention))}")
     checkpoint, reason = (find_checkpoint(spec), "") if spec is not None else _default_checkpoint()
-    config = read_pretrained(AutoConfig.from_pretrained, checkpoint)
-    if config.model_type not in ("phi3", "phimoe"):
-        raise CheckpointError(
-            f"{checkpoint.name} is of type {config.model_type!r}; this needs phi3 or phimoe"
-        )
-    if config.model_type == "phimoe" and config.num_experts_per_tok != 2:
-        raise CheckpointError(
-            f"{checkpoint.name} asks for {config.num_experts_per_tok} experts; sparsemixer takes 2"
-        )
+    config = load_config(checkpoint)
     context = original_window(config) if context is None else context
     regime = regime_for(config, context)
     device = pick_device(device)
-    plan = plan_for(config, context=context, dtype=dtype, device=device, name=checkpoint.name)
+    _check_device(device)
+    plan = plan_for(
+        config,
+        context=context,
+        dtype=dtype,
+        device=device,
+        name=checkpoint.name,
+        attention=attention,
+    )
+    _check_flash(attention, device, plan.dtype)
     if not plan.fits:
-        raise DoesNotFit(_refusal(plan))
-    model, tokenizer = _load(checkpoint, config, plan.dtype, device)
-    pin_regime(model, regime)
-    check_regime(model, regime)
-    return Generator(checkpoint.name, model, tokenizer, context, regime, reason)
+        raise DoesNotFit(plan.refusal)
+    try:
+        model, tokenizer = _load(checkpoint, config, plan.dtype, device, regime, attention)
+    except BaseException as error:
+        release_frames(error)
+        raise
+    # beside the running sequence, earlier ones may keep a quarter of what the plan leaves free
+    spare = (plan.usable_bytes - plan.total_bytes) // 4
+    prefixes = PrefixCache(plan.cache_bytes + spare)
+    return Generator(checkpoint.name, model, tokenizer, context, regime, reason, prefixes)
 
 
-def _load(checkpoint: Checkpoint, config: Any, dtype: str, device: str) -> tuple[Any, Any]:
+def _load(
+    checkpoint: Checkpoint, config: Any, dtype: str, device: str, regime: Regime, attention: str
+) -> tuple[Any, Any]:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
-    tokenizer = read_pretrained(AutoTokenizer.from_pretrained, checkpoint)
-    if not tokenizer.is_fast:
-        raise CheckpointError(
-            f"{checkpoint.name} has no fast tokenizer (tokenizer.json), which spans need"
-        )
-    if not tokenizer.chat_template:
-        raise CheckpointError(
-            f"{checkpoint.name} has no chat template; copy tokenizer_config.json from its source"
-        )
+    tokenizer = _load_tokenizer(checkpoint, config)
+    if not checkpoint.is_local:
+        check_hub_index(checkpoint)
     spread = device == "cuda" and torch.cuda.device_count() > 1
     config.sliding_window = (
         None  # as wide as the whole window in Phi-3.5; None keeps the ordinary cache
@@ -86,34 +104,107 @@ def _load(checkpoint: Checkpoint, config: Any, dtype: str, device: str) -> tuple
         config=config,
         dtype=getattr(torch, dtype),
         device_map="auto" if spread else {"": device},
+        attn_implementation=attention,
         use_safetensors=True,
+        ignore_mismatched_sizes=True,  # refused below, with the names
         output_loading_info=True,
     )
     wrong = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if wrong:
         raise CheckpointError(
-            f"{checkpoint.name}: {len(wrong)} weights missing or of a wrong shape, first {wrong[0]}"
-        )
-    if len(tokenizer) > config.vocab_size:
-        raise CheckpointError(
-            f"{checkpoint.name}: the tokenizer has {len(tokenizer)} tokens, the model {config.vocab_size}: not a pair"
+            f"{checkpoint.name}: {len(wrong)} weights missing or of a wrong shape, first {wrong[0]}; take config.json "
+            "and weights from the same source"
         )
     if config.model_type == "phimoe" and not find_routers(model):
         raise CheckpointError(f"{checkpoint.name} is a Phimoe without routers")
+    check_finite(model.named_parameters(), checkpoint.name)
+    pin_regime(model, regime)
+    check_regime(model, regime)
     return model.eval(), tokenizer
+
+
+def _load_tokenizer(checkpoint: Checkpoint, config: Any) -> Any:
+    from jinja2 import TemplateError
+    from transformers import AutoTokenizer
+
+    tokenizer = read_pretrained(AutoTokenizer.from_pretrained, checkpoint, config=config)
+    if not tokenizer.is_fast:
+        raise CheckpointError(
+            f"{checkpoint.name} has no fast tokenizer (tokenizer.json), which spans need"
+        )
+    if not tokenizer.chat_template:
+        raise CheckpointError(
+            f"{checkpoint.name} has no chat template; copy tokenizer_config.json from its source"
+        )
+    try:
+        tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False)
+    except (TemplateError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{checkpoint.name} has a chat template that fails ({error}); copy it from its source"
+        ) from error
+    tokens = max(tokenizer.get_vocab().values(), default=-1) + 1
+    if tokens > config.vocab_size:
+        raise CheckpointError(
+            f"{checkpoint.name}: the tokenizer has {tokens} tokens, the model {config.vocab_size}: not a pair; take "
+            "both from the same source"
+        )
+    return tokenizer
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    count = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
+    }
+    kind, _, number = device.partition(":")
+    if kind not in count or not (number or "0").isdecimal():
+        raise ValueError(f"device={device!r} is none of auto, cpu, cuda, cuda:0 … and mps")
+    if int(number or 0) >= count[kind]:
+        raise ValueError(
+            f"device={device!r} is not here, PyTorch sees {count[kind]} of {kind}: leave it at 'auto'"
+        )
+
+
+def _check_flash(attention: str, device: str, dtype: str) -> None:
+    """Refuse what cannot run here; for want of the package the library would fetch a kernel, code, from the hub."""
+    if attention != "flash_attention_2":
+        return
+    from transformers.utils.import_utils import is_flash_attn_2_available
+
+    if not device.startswith("cuda"):
+        raise ValueError(
+            f"attention='flash_attention_2' needs an NVIDIA GPU, this is {device}: leave it at 'sdpa'"
+        )
+    if not is_flash_attn_2_available():
+        raise ImportError(
+            "attention='flash_attention_2' needs the package flash-attn: pip install flash-attn, or leave it at 'sdpa'"
+        )
+    if dtype == "float32":
+        raise ValueError(
+            "attention='flash_attention_2' has no float32: add dtype='bfloat16', or leave it at 'sdpa'"
+        )
 
 
 def _default_checkpoint() -> tuple[Checkpoint, str]:
     """The best Phi in the local Hugging Face cache that fits, else the pocket model, and why in one line."""
     from huggingface_hub import try_to_load_from_cache
-    from transformers import AutoConfig
 
     passed = []
     for hub_id in PHI_IDS:
         if not isinstance(try_to_load_from_cache(hub_id, "config.json"), str):
             continue
         checkpoint = Checkpoint(hub_id, hub_id, False)
-        config = read_pretrained(AutoConfig.from_pretrained, checkpoint, local_files_only=True)
+        try:
+            if not is_on_disk(checkpoint):
+                passed.append(f"{hub_id} lies in the local cache without all of its weights")
+                continue
+            config = load_config(checkpoint, local_files_only=True)
+        except CheckpointError as error:
+            passed.append(str(error))
+            continue
         plan = plan_for(config, context=original_window(config), name=hub_id)
         if plan.fits:
             reason = f"{hub_id} is in the local cache and fits: {plan}"
@@ -124,12 +215,3 @@ def _default_checkpoint() -> tuple[Checkpoint, str]:
     reason += ": using the pocket model, which shows how things work and is no match for Phi"
     log.warning(reason)
     return find_checkpoint(POCKET), reason
-
-
-def _refusal(plan: MemoryPlan) -> str:
-    if plan.largest_context > 0:
-        remedy = f"the largest context that fits is {plan.largest_context:,} tokens"
-    else:
-        short = plan.weight_bytes + plan.workspace_bytes - plan.usable_bytes
-        remedy = f"the weights alone are {size(short)} too large: take a smaller model or more GPUs"
-    return f"{plan}; {remedy}"
