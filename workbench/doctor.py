@@ -18,12 +18,13 @@ FAISS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs")
 
 @dataclass(slots=True)
 class Examination:
-    """Findings; ``problems`` are sentences with the remedy, empty when all is well."""
+    """Findings; ``problems`` are sentences with the remedy, empty when all is well; ``notes`` are none."""
 
     versions: dict[str, str] = field(default_factory=dict)
     devices: dict[str, Any] = field(default_factory=dict)
     memory_plan: dict[str, Any] | None = None
     self_tests: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
@@ -33,6 +34,7 @@ class Examination:
             "devices": self.devices,
             "memory_plan": self.memory_plan,
             "self_tests": self.self_tests,
+            "notes": self.notes,
             "problems": self.problems,
         }
 
@@ -41,7 +43,11 @@ class Examination:
         lines += [f"{name}: {value}" for name, value in self.devices.items()]
         if self.memory_plan is not None:
             lines.append(f"memory: {self.memory_plan['sentence']}")
+            if self.memory_plan["fits"]:
+                longest = self.memory_plan["largest_context"]
+                lines.append(f"memory: the largest context that fits is {longest:,} tokens")
         lines += [f"self-test {name}: {value}" for name, value in self.self_tests.items()]
+        lines += [f"note: {note}" for note in self.notes]
         lines += [f"PROBLEM: {problem}" for problem in self.problems] or ["no problem found"]
         return "\n".join(lines)
 
@@ -107,24 +113,28 @@ def _encoder(found: Examination) -> None:
 
 
 def _generator(found: Examination, name: str, context: int | None) -> None:
+    """Plan the generator; load it for its self-tests only if its weights are here and the plan fits."""
+    from workbench.generation.checkpoints import find_checkpoint
     from workbench.generation.loading import load_generator
-    from workbench.generation.planning import plan_checkpoint
+    from workbench.generation.planning import is_on_disk, plan_memory
 
     try:
-        plan = plan_checkpoint(name, context=context)
-        found.memory_plan = {
-            "sentence": str(plan),
-            "fits": plan.fits,
-            "dtype": plan.dtype,
-            "context": plan.context,
-            "weight_bytes": plan.weight_bytes,
-            "cache_bytes": plan.cache_bytes,
-            "workspace_bytes": plan.workspace_bytes,
-            "largest_context": plan.largest_context,
-        }
-        loaded = load_generator(name, context=context)
-        found.self_tests["longrope"] = f"{loaded.regime} regime follows the checkpoint's factors"
-        found.self_tests["chat template"] = _control_tokens(loaded)
+        plan = plan_memory(name, context=context)
+        found.memory_plan = plan.to_dict()
+        is_here = is_on_disk(find_checkpoint(name))
+        if not is_here:
+            found.notes.append(
+                f"the weights of {plan.model} are not on this disk: planned from {plan.source}, nothing was loaded; "
+                "load_generator would download them"
+            )
+        if not plan.fits:
+            found.problems.append(plan.refusal)
+        elif is_here:
+            loaded = load_generator(name, context=context)
+            found.self_tests["longrope"] = (
+                f"{loaded.regime} regime follows the checkpoint's factors"
+            )
+            found.self_tests["chat template"] = _control_tokens(loaded)
     except (WorkbenchError, ValueError) as error:
         found.problems.append(str(error))
 

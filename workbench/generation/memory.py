@@ -1,23 +1,36 @@
 """A checkpoint's config and a context → the bytes it will need, before anything is allocated.
 
-Arithmetic only: weights by dtype, key-value cache by tokens, a workspace. Source of the cache formula: two tensors
-(keys, values) of [layers, kv heads, head size] for each token.
+Arithmetic only: weights by dtype, the key-value cache by tokens, the workspace of reading a prompt in chunks.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
+
+from workbench.generation.workspace import Allocation, Reading, head_size, workspace_parts
 
 GIB = 1 << 30
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-WORKSPACE_BYTES = 3 * GIB // 2
+# Bits of a weight: a byte; 4 bits and, for every 32 of them, a scale of 16 bits.
+QUANTIZED_BITS = {"8-bit": 8.0, "4-bit": 4.5}
 RESERVE = 0.08
+PREFILL_TOKENS = {"cpu": 512, "cuda": 2048}
+
+KV = Literal["model", "fp8"]
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """What a checkpoint needs at one context, and what a device has; all in bytes."""
+    """What a checkpoint needs at one context, and what a device has; all in bytes.
+
+    ``weights`` lists the weights in every dtype, ``workspace`` what the temporary memory is made of. ``loading_bytes``
+    is needed beside the weights while they load, before there is a cache. ``largest_context`` is the longest that fits,
+    0 for none. ``alternatives`` are sentences on what would fit instead, empty when the plan fits. ``source`` says
+    where the shapes come from.
+    """
 
     model: str
     dtype: str
@@ -29,11 +42,19 @@ class MemoryPlan:
     device: str
     device_bytes: int
     largest_context: int
+    kv: KV = "model"
+    batch: int = 1
+    cache_bytes_per_token: int = 0
+    loading_bytes: int = 0
+    weights: tuple[Allocation, ...] = ()
+    workspace: tuple[Allocation, ...] = ()
+    source: str = ""
+    alternatives: tuple[str, ...] = ()
 
     @property
     def total_bytes(self) -> int:
-        """Weights, cache and workspace together."""
-        return self.weight_bytes + self.cache_bytes + self.workspace_bytes
+        """Weights, and the larger of cache with workspace and what loading needs."""
+        return self.weight_bytes + max(self.cache_bytes + self.workspace_bytes, self.loading_bytes)
 
     @property
     def usable_bytes(self) -> int:
@@ -45,11 +66,41 @@ class MemoryPlan:
         """Whether the plan stays within the device."""
         return self.total_bytes <= self.usable_bytes
 
+    @property
+    def refusal(self) -> str:
+        """The sentence of ``DoesNotFit``: the numbers, and what would do instead; empty when the plan fits."""
+        if self.fits:
+            return ""
+        remedy = "; or ".join(self.alternatives) or "take a smaller model or a larger device"
+        return f"{self}, {size(self.total_bytes - self.usable_bytes)} too little: {remedy}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON takes it."""
+        facts = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name not in ("weights", "workspace", "alternatives")
+        }
+        return {
+            "sentence": str(self),
+            "fits": self.fits,
+            **facts,
+            "total_bytes": self.total_bytes,
+            "usable_bytes": self.usable_bytes,
+            "weights": {part.name: part.bytes for part in self.weights},
+            "workspace": {part.name: part.bytes for part in self.workspace},
+            "alternatives": list(self.alternatives),
+        }
+
     def __str__(self) -> str:
+        cache = "8-bit cache" if self.kv == "fp8" else "cache"
+        rows = f"{self.batch} rows of " if self.batch > 1 else ""
+        peak = f"{cache} {size(self.cache_bytes)} + workspace {size(self.workspace_bytes)}"
+        if self.loading_bytes > self.cache_bytes + self.workspace_bytes:
+            peak = f"{size(self.loading_bytes)} while loading (more than cache and workspace later)"
         return (
-            f"{self.model} in {self.dtype} at {self.context:,} tokens: weights {size(self.weight_bytes)} + "
-            f"cache {size(self.cache_bytes)} + workspace {size(self.workspace_bytes)} = "
-            f"{size(self.total_bytes)}; {self.device} has {size(self.usable_bytes)} usable"
+            f"{self.model} in {self.dtype} at {rows}{self.context:,} tokens: weights {size(self.weight_bytes)} + "
+            f"{peak} = {size(self.total_bytes)}; {self.device} has {size(self.usable_bytes)} usable"
         )
 
 
@@ -62,6 +113,15 @@ def size(count: int) -> str:
     return f"{count / GIB:.1f} GiB" if count >= GIB // 10 else f"{count / (1 << 20):.1f} MiB"
 
 
+def prefill_tokens(device: str) -> int:
+    """How many tokens of a prompt are fed at a time on `device`, those of all rows together.
+
+    >>> prefill_tokens("cuda:0"), prefill_tokens("cpu")
+    (2048, 512)
+    """
+    return PREFILL_TOKENS["cuda" if device.startswith("cuda") else "cpu"]
+
+
 def count_parameters(config: Any) -> int:
     """Parameters of a Phi3 or Phimoe config, by its shapes.
 
@@ -70,11 +130,11 @@ def count_parameters(config: Any) -> int:
     41.87
     """
     hidden, layers, vocabulary = config.hidden_size, config.num_hidden_layers, config.vocab_size
-    head = getattr(config, "head_dim", None) or hidden // config.num_attention_heads
+    head = head_size(config)
     query, keys = config.num_attention_heads * head, config.num_key_value_heads * head
     attention = hidden * (query + 2 * keys) + query * hidden
     is_moe = config.model_type == "phimoe"
-    if getattr(config, "attention_bias", False):
+    if is_moe and config.attention_bias:
         attention += query + 2 * keys + hidden
     experts = config.num_local_experts if is_moe else 1
     feed_forward = experts * 3 * hidden * config.intermediate_size + (
@@ -82,60 +142,158 @@ def count_parameters(config: Any) -> int:
     )
     norm = 2 * hidden if is_moe else hidden  # LayerNorm has a bias, RMSNorm has none
     heads = vocabulary * hidden * (1 if config.tie_word_embeddings else 2)
-    heads += vocabulary if getattr(config, "lm_head_bias", False) else 0
+    heads += vocabulary if is_moe and config.lm_head_bias else 0
     return int(layers * (attention + feed_forward + 2 * norm) + heads + norm)
 
 
-def cache_bytes_per_token(config: Any, dtype: str) -> int:
-    """Key-value bytes of one token.
+def weight_bytes(config: Any, dtype: str) -> int:
+    """Bytes of the weights in a dtype, or in "8-bit" or "4-bit": embeddings and head in 16 bits, the rest quantized.
+
+    >>> from transformers import PhimoeConfig
+    >>> moe = PhimoeConfig(attention_bias=True, lm_head_bias=True)
+    >>> [size(weight_bytes(moe, dtype)) for dtype in ("bfloat16", "8-bit", "4-bit")]
+    ['78.0 GiB', '39.2 GiB', '22.3 GiB']
+    """
+    parameters = count_parameters(config)
+    if dtype in DTYPE_BYTES:
+        return parameters * DTYPE_BYTES[dtype]
+    kept = config.vocab_size * config.hidden_size * (1 if config.tie_word_embeddings else 2)
+    return int(2 * kept + (parameters - kept) * QUANTIZED_BITS[dtype] / 8)
+
+
+def cache_bytes_per_token(config: Any, dtype: str, kv: KV = "model") -> int:
+    """Key-value bytes of one token: two tensors (keys, values) of [layers, kv heads, head size].
+
+    In "fp8" a number takes one byte, and each token and head a float32 scale for keys and one for values.
 
     >>> from transformers import Phi3Config
     >>> mini = Phi3Config(hidden_size=3072, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=32)
-    >>> cache_bytes_per_token(mini, "bfloat16") // 1024
-    384
+    >>> cache_bytes_per_token(mini, "bfloat16") // 1024, cache_bytes_per_token(mini, "bfloat16", "fp8") // 1024
+    (384, 200)
     """
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(
-        2 * config.num_hidden_layers * config.num_key_value_heads * head * DTYPE_BYTES[dtype]
-    )
+    a_head = head_size(config) + 4 if kv == "fp8" else head_size(config) * DTYPE_BYTES[dtype]
+    return int(2 * config.num_hidden_layers * config.num_key_value_heads * a_head)
 
 
-def plan_memory(
-    config: Any, *, context: int, dtype: str, device: str, device_bytes: int, model: str = "model"
+def plan_config(
+    config: Any,
+    *,
+    context: int,
+    dtype: str,
+    device: str,
+    device_bytes: int,
+    model: str = "model",
+    kv: KV = "model",
+    batch: int = 1,
+    attention: str = "sdpa",
+    quantized: str | None = None,
+    source: str = "",
 ) -> MemoryPlan:
-    """Plan `config` at `context` tokens on a device of `device_bytes`; allocates nothing."""
+    """Plan a config at `context` tokens for each of `batch` rows on a device of `device_bytes`; allocates nothing.
+
+    `dtype` is what is computed in; `quantized` ("8-bit", "4-bit") only how the weights are held. Alternatives are not
+    looked for here: see ``workbench.plan_memory``.
+
+    >>> from workbench.generation.known_shapes import KNOWN_SHAPES
+    >>> mini = KNOWN_SHAPES["microsoft/Phi-3.5-mini-instruct"]
+    >>> plan = plan_config(mini, context=131072, dtype="bfloat16", device="cuda", device_bytes=48 * 10**9)
+    >>> plan.fits, plan.largest_context > 80_000
+    (False, True)
+    """
     if dtype not in DTYPE_BYTES:
         raise ValueError(f"dtype={dtype!r} is none of {', '.join(DTYPE_BYTES)}")
-    parameters = count_parameters(config)
-    weights = parameters * DTYPE_BYTES[dtype]
-    per_token = cache_bytes_per_token(config, dtype)
-    workspace = min(
-        WORKSPACE_BYTES, max(weights, GIB // 8)
-    )  # a small model needs no more than its own size
-    left = int(device_bytes * (1 - RESERVE)) - weights - workspace
+    if kv not in ("model", "fp8"):
+        raise ValueError(f"kv={kv!r} is neither 'model' nor 'fp8'")
+    if batch < 1 or context < 1:
+        raise ValueError(f"batch={batch} and context={context} must be at least 1")
+    held = weight_bytes(config, quantized or dtype)
+    per_token = cache_bytes_per_token(config, dtype, kv)
+    rows = batch if batch == 1 else batch + 1  # the longest row is read first and stays beside
+    loading = _loading_bytes(config, dtype)
+    usable = int(device_bytes * (1 - RESERVE))
+
+    def workspace(tokens: int) -> tuple[Allocation, ...]:
+        reading = Reading(
+            context=tokens,
+            chunk=prefill_tokens(device),
+            rows=batch,
+            itemsize=DTYPE_BYTES[dtype],
+            kv=kv,
+            attention=attention,
+            device=device,
+        )
+        return workspace_parts(config, reading)
+
+    def fits(tokens: int) -> bool:
+        running = rows * tokens * per_token + _sum(workspace(tokens))
+        return held + max(running, loading) <= usable
+
+    low, high = 0, int(config.max_position_embeddings)  # what a context needs grows with it
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    parts = workspace(context)
     return MemoryPlan(
         model=model,
         dtype=dtype,
         context=context,
-        parameters=parameters,
-        weight_bytes=weights,
-        cache_bytes=per_token * context,
-        workspace_bytes=workspace,
+        parameters=count_parameters(config),
+        weight_bytes=held,
+        cache_bytes=rows * context * per_token,
+        workspace_bytes=_sum(parts),
         device=device,
         device_bytes=device_bytes,
-        largest_context=max(0, min(int(config.max_position_embeddings), left // per_token)),
+        largest_context=low,
+        kv=kv,
+        batch=batch,
+        cache_bytes_per_token=per_token,
+        loading_bytes=loading,
+        weights=tuple(
+            Allocation(name, weight_bytes(config, name)) for name in (*DTYPE_BYTES, *QUANTIZED_BITS)
+        ),
+        workspace=parts,
+        source=source,
     )
 
 
 def device_memory(device: str) -> int:
-    """Total memory of "cpu" (what is available now), "cuda" (all GPUs together) or "mps", in bytes."""
+    """Bytes of "cpu" (what is available now, within the container's limit) or of all GPUs together (what is free now).
+
+    What this process holds on a GPU without using it counts as free.
+    """
     if device.startswith("cuda"):
         import torch
 
         return sum(
-            torch.cuda.get_device_properties(i).total_memory
+            torch.cuda.mem_get_info(i)[0]
+            + torch.cuda.memory_reserved(i)
+            - torch.cuda.memory_allocated(i)
             for i in range(torch.cuda.device_count())
         )
     import psutil
 
-    return int(psutil.virtual_memory().available)
+    return min(int(psutil.virtual_memory().available), _left_by_container())
+
+
+def _left_by_container(group: Path = Path("/sys/fs/cgroup")) -> int:
+    """What the Linux control group still allows (version 2); without one, no limit. File cache can be dropped."""
+    try:
+        limit = (group / "memory.max").read_text("utf-8").strip()
+        used = int((group / "memory.current").read_text("utf-8"))
+        lines = (group / "memory.stat").read_text("utf-8").splitlines()
+        droppable = int(dict(line.split() for line in lines).get("inactive_file", 0))
+        return 1 << 62 if limit == "max" else max(0, int(limit) - used + droppable)
+    except (OSError, ValueError):
+        return 1 << 62
+
+
+def _loading_bytes(config: Any, dtype: str) -> int:
+    """A Phimoe checkpoint has one file entry for each expert: a layer's are stacked and joined beside each other."""
+    if config.model_type != "phimoe":
+        return 0
+    a_layer = 2 * config.num_local_experts * config.intermediate_size * config.hidden_size
+    return int(a_layer * DTYPE_BYTES[dtype])
+
+
+def _sum(parts: tuple[Allocation, ...]) -> int:
+    return sum(part.bytes for part in parts)

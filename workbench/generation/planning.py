@@ -1,13 +1,65 @@
-"""A checkpoint by name and a context → the memory plan that loading checks; dtype and device resolved, nothing loaded."""
+"""A checkpoint by name and a context → the memory plan that loading checks; dtype and device resolved.
+
+Reads a config at most, and waits for no network where the shapes are known. Loads nothing.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from workbench.generation.checkpoints import find_checkpoint, read_pretrained
-from workbench.generation.longrope import original_window
-from workbench.generation.memory import DTYPE_BYTES, MemoryPlan, device_memory, plan_memory
+from workbench.generation.alternatives import with_alternatives
+from workbench.generation.checkpoints import Checkpoint, find_checkpoint, load_config
+from workbench.generation.known_shapes import KNOWN_SHAPES
+from workbench.generation.longrope import original_window, regime_for
+from workbench.generation.memory import (
+    DTYPE_BYTES,
+    KV,
+    MemoryPlan,
+    device_memory,
+    plan_config,
+)
+from workbench.generation.weights import INDEX, WHOLE, read_index
+
+
+def plan_memory(
+    spec: str | Path,
+    *,
+    context: int | None = None,
+    dtype: str | None = None,
+    kv: KV = "model",
+    device: str = "auto",
+    device_bytes: int | None = None,
+    batch: int = 1,
+) -> MemoryPlan:
+    """The memory plan of "pocket", a folder or a hub id; reads its config alone, and loads nothing.
+
+    `context`, `dtype` and `device` are those of ``load_generator``; `kv` is "fp8" for ``Decoding(cache="fp8")``;
+    `batch` rows are decoded together. `device_bytes` plans for a device that is not here. The two Phi-3.5 models are
+    planned without a network: by their config in the local Hugging Face cache, else by their published shapes.
+    Raises ``CheckpointError`` where there is no config, and ``ValueError`` for a context beyond the model's window.
+
+    >>> moe = plan_memory("microsoft/Phi-3.5-MoE-instruct", context=131072, device="cuda", device_bytes=80 * 10**9)
+    >>> moe.fits
+    False
+    >>> print(moe.alternatives[0])
+    with 8-bit weights (39.2 GiB; planned, this version loads none) it fits: 58.3 GiB of 68.5 GiB
+    """
+    checkpoint = find_checkpoint(spec)
+    config, source = find_config(checkpoint)
+    context = original_window(config) if context is None else context
+    regime_for(config, context)
+    return plan_for(
+        config,
+        context=context,
+        dtype=dtype,
+        device=device,
+        name=checkpoint.name,
+        kv=kv,
+        device_bytes=device_bytes,
+        batch=batch,
+        source=source,
+    )
 
 
 def plan_for(
@@ -17,43 +69,66 @@ def plan_for(
     dtype: str | None = None,
     device: str = "auto",
     name: str = "model",
+    kv: KV = "model",
+    device_bytes: int | None = None,
+    batch: int = 1,
+    attention: str = "sdpa",
+    source: str = "its config.json",
 ) -> MemoryPlan:
     """The memory plan that ``load_generator`` checks: dtype and device resolved as it resolves them."""
     device = pick_device(device)
-    available = device_memory(device)
+    available = device_memory(device) if device_bytes is None else device_bytes
 
     def plan(precision: str) -> MemoryPlan:
-        return plan_memory(
+        return plan_config(
             config,
             context=context,
             dtype=precision,
             device=device,
             device_bytes=available,
             model=name,
+            kv=kv,
+            batch=batch,
+            attention=attention,
+            source=source,
         )
 
-    if dtype is not None:
-        return plan(dtype)
-    own = str(config.dtype or "bfloat16").removeprefix("torch.")
-    own = own if own in DTYPE_BYTES else "float32"
-    full = plan("float32")
-    return full if device == "cpu" and full.weight_bytes <= available // 4 else plan(own)
+    if dtype is None:
+        own = str(config.dtype or "bfloat16").removeprefix("torch.")
+        dtype = own if own in DTYPE_BYTES else "float32"
+        if device == "cpu" and plan("float32").weight_bytes <= available // 4:
+            dtype = "float32"
+    return with_alternatives(plan(dtype), config, attention=attention)
 
 
-def plan_checkpoint(
-    spec: str | Path, *, context: int | None = None, dtype: str | None = None, device: str = "auto"
-) -> MemoryPlan:
-    """The memory plan of a checkpoint by name; reads its config alone.
+def find_config(checkpoint: Checkpoint) -> tuple[Any, str]:
+    """A config, and where it comes from: the folder, the local cache, a published shape; the hub for any other name.
 
-    >>> plan_checkpoint("pocket").fits
+    >>> find_config(find_checkpoint("pocket"))[1]
+    'its config.json'
+    """
+    if checkpoint.is_local:
+        return load_config(checkpoint), "its config.json"
+    if _cached(checkpoint.source, "config.json"):
+        config = load_config(checkpoint, local_files_only=True)
+        return config, "its config.json in the local Hugging Face cache"
+    if checkpoint.name in KNOWN_SHAPES:
+        return KNOWN_SHAPES[checkpoint.name], "its published shape; its config.json is not here"
+    return load_config(checkpoint), "its config.json on the Hugging Face hub"
+
+
+def is_on_disk(checkpoint: Checkpoint) -> bool:
+    """Whether all weights are here: a folder's are, a hub id's if the local Hugging Face cache holds every file.
+
+    >>> is_on_disk(find_checkpoint("pocket"))
     True
     """
-    from transformers import AutoConfig
-
-    checkpoint = find_checkpoint(spec)
-    config = read_pretrained(AutoConfig.from_pretrained, checkpoint)
-    context = original_window(config) if context is None else context
-    return plan_for(config, context=context, dtype=dtype, device=device, name=checkpoint.name)
+    if checkpoint.is_local or _cached(checkpoint.source, WHOLE):
+        return True
+    index = _cached(checkpoint.source, INDEX)
+    if index is None:
+        return False
+    return all(_cached(checkpoint.source, name) for name in set(read_index(index).values()))
 
 
 def pick_device(device: str) -> str:
@@ -65,3 +140,10 @@ def pick_device(device: str) -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _cached(hub_id: str, name: str) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(hub_id, name)
+    return Path(path) if isinstance(path, str) else None

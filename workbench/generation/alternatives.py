@@ -1,0 +1,138 @@
+"""A plan that does not fit → what would, each a sentence with its numbers; only what really helps is listed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from workbench.generation.known_shapes import KNOWN_SHAPES, other_model
+from workbench.generation.longrope import original_window
+from workbench.generation.memory import (
+    QUANTIZED_BITS,
+    MemoryPlan,
+    cache_bytes_per_token,
+    plan_config,
+    size,
+)
+
+
+def with_alternatives(plan: MemoryPlan, config: Any, *, attention: str = "sdpa") -> MemoryPlan:
+    """The same plan with its ``alternatives``, found by planning each of them; none where the plan fits.
+
+    >>> shape = KNOWN_SHAPES["microsoft/Phi-3.5-mini-instruct"]
+    >>> plan = plan_config(shape, context=65536, dtype="bfloat16", device="cuda", device_bytes=24 * 10**9)
+    >>> with_alternatives(plan, shape).alternatives[0][:50]
+    'the largest context that fits is 35,630 tokens: 20'
+    """
+    if plan.fits:
+        return plan
+
+    def plan_as(shapes: Any = config, **changes: Any) -> MemoryPlan:
+        settings = {
+            "context": plan.context,
+            "dtype": plan.dtype,
+            "device": plan.device,
+            "device_bytes": plan.device_bytes,
+            "kv": plan.kv,
+            "batch": plan.batch,
+            "attention": attention,
+            **changes,
+        }
+        return plan_config(shapes, **settings)
+
+    sentences = [
+        *_smaller_context(plan, plan_as),
+        *_fewer_bits(plan, plan_as),
+        *_smaller_cache(plan, plan_as),
+        *_other_model(plan, plan_as),
+        *_map_reduce(plan, config, plan_as),
+    ]
+    if plan.model in KNOWN_SHAPES:
+        sentences.append(
+            "a served Phi behind an endpoint needs none of this memory (planned, not in this version)"
+        )
+    return replace(plan, alternatives=tuple(sentences))
+
+
+def _smaller_context(plan: MemoryPlan, plan_as: Any) -> list[str]:
+    """The largest context that fits, and the rows that do."""
+    found = []
+    if plan.batch > 1:
+        rows = next((n for n in range(plan.batch - 1, 0, -1) if plan_as(batch=n).fits), 0)
+        if rows:
+            found.append(
+                f"{rows} {'row' if rows == 1 else 'rows'} at a time: {_needs(plan_as(batch=rows))}"
+            )
+    if plan.largest_context:
+        smaller = plan_as(context=plan.largest_context)
+        found.append(
+            f"the largest context that fits is {smaller.context:,} tokens: {_needs(smaller)}"
+        )
+    return found
+
+
+def _fewer_bits(plan: MemoryPlan, plan_as: Any) -> list[str]:
+    found = []
+    if plan.dtype == "float32":
+        half = plan_as(dtype="bfloat16")
+        if half.fits or half.largest_context > plan.largest_context:
+            found.append(f"with dtype='bfloat16' it {_helps(half)}")
+            if half.fits:
+                return found
+    before = plan.largest_context
+    for name in QUANTIZED_BITS:
+        fewer = plan_as(quantized=name, dtype="bfloat16")
+        if fewer.fits or fewer.largest_context > before:
+            weights = (
+                f"{name} weights ({size(fewer.weight_bytes)}; planned, this version loads none)"
+            )
+            found.append(f"with {weights} it {_helps(fewer)}")
+            before = fewer.largest_context
+        if fewer.fits:
+            break
+    return found
+
+
+def _smaller_cache(plan: MemoryPlan, plan_as: Any) -> list[str]:
+    if plan.kv == "fp8":
+        return []
+    smaller = plan_as(kv="fp8")
+    if smaller.fits or smaller.largest_context > plan.largest_context:
+        share = smaller.cache_bytes / plan.cache_bytes
+        return [f"with Decoding(cache='fp8'), a cache {share:.0%} as large, it {_helps(smaller)}"]
+    return []
+
+
+def _other_model(plan: MemoryPlan, plan_as: Any) -> list[str]:
+    name = other_model(plan.model)
+    if name is None:
+        return []
+    shapes = KNOWN_SHAPES[name]
+    other = plan_as(shapes)
+    if not (other.fits or other.largest_context > plan.largest_context):
+        return []
+    per_token = cache_bytes_per_token(shapes, plan.dtype, plan.kv)
+    return [
+        f"{name} has weights of {size(other.weight_bytes)} and {per_token // 1024} KiB of cache a token (here "
+        f"{plan.cache_bytes_per_token // 1024} KiB) and {_helps(other)}"
+    ]
+
+
+def _map_reduce(plan: MemoryPlan, config: Any, plan_as: Any) -> list[str]:
+    window = original_window(config)
+    if plan.context <= window or plan.largest_context < window:
+        return []
+    return [
+        f"wb.summarize(…, strategy='map-reduce') reads a document of any length within {window:,} tokens: "
+        f"{_needs(plan_as(context=window))}"
+    ]
+
+
+def _helps(plan: MemoryPlan) -> str:
+    if plan.fits:
+        return f"fits: {_needs(plan)}"
+    return f"fits up to {plan.largest_context:,} tokens"
+
+
+def _needs(plan: MemoryPlan) -> str:
+    return f"{size(plan.total_bytes)} of {size(plan.usable_bytes)}"
