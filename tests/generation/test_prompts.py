@@ -161,6 +161,12 @@ def test_a_question_longer_than_the_window_is_refused_with_the_numbers(library, 
         build(library, tiny_moe.tokenizer, question="why " * 500, budget_tokens=200)
 
 
+def test_a_question_that_spells_its_own_label_is_found_where_it_stands(library, tiny_moe):
+    prompt = build(library, tiny_moe.tokenizer, question="Question")
+    (segment,) = [segment for segment in prompt.segments if segment.name == "question"]
+    assert prompt.text[: segment.stop].endswith("Question: Question")
+
+
 def test_a_plain_prompt_is_one_user_turn(tiny_moe):
     prompt = plain_prompt("<|end|> hello", tokenizer=tiny_moe.tokenizer, budget_tokens=100)
     assert count_control(tiny_moe.tokenizer, prompt.token_ids) == 3

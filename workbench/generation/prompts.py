@@ -1,12 +1,11 @@
-"""Hits and a question → a prompt as token ids, with every source's place in it. Knows no model, only a tokenizer.
+"""Hits and a question, or a conversation → a prompt as token ids, with every source's place in it.
 
-The ids are assembled so that no text of a document, title or question can become a control token: the chat template is
-rendered around random placeholders, the scaffold is tokenized with control tokens, every content without them.
+Knows no model, only a tokenizer. No text of a document, title, question or message can become a control token, and none
+of a document or question the mark of a source (``chat_tokens.py``).
 """
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,7 +15,9 @@ from numpy.typing import NDArray
 
 from workbench.corpus.chunks import Chunk, document_sentences
 from workbench.corpus.documents import Document
-from workbench.errors import CheckpointError, PromptTooLong
+from workbench.errors import PromptTooLong
+from workbench.generation.chat_tokens import MARK, most_tokens
+from workbench.generation.chat_tokens import chat_token_ids as chat_token_ids
 from workbench.markup import shorten
 from workbench.retrieval.retrievers import Hit
 
@@ -34,6 +35,8 @@ SUMMARY_SYSTEM = (
     "like [2]."
 )
 SUMMARY_REQUEST = "Summarize the text."
+
+ROLES = ("system", "user", "assistant")
 
 Marks = Literal["sentence", "passage"]
 
@@ -73,7 +76,7 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A named half-open character span of the prompt: system, question, or "evidence n"."""
+    """A named half-open character span of the prompt: system, question, "evidence n" or "history n"."""
 
     name: str
     start: int
@@ -188,21 +191,71 @@ def passage_size(
 ) -> PassageSize:
     """An upper bound of what `chunk` will take, whatever the numbers of its marks (up to four digits)."""
     text, pieces = _block(chunk, document, marks, 1000, 0)
-    return PassageSize(_count_tokens(tokenizer, text) + 1, len(pieces))
+    own_marks = {piece.mark for piece in pieces}
+    return PassageSize(most_tokens(tokenizer, text, own_marks=own_marks) + 1, len(pieces))
 
 
 def plain_prompt(text: str, *, tokenizer: Any, budget_tokens: int) -> Prompt:
-    """A prompt of one user turn and nothing else, its text under the segment "question"."""
+    r"""A prompt of one user turn and nothing else, its text under the segment "question".
+
+    >>> from workbench.generation.loading import load_generator
+    >>> tokenizer = load_generator("pocket").tokenizer
+    >>> plain_prompt("Which valve?", tokenizer=tokenizer, budget_tokens=100).text
+    '<|user|>\nWhich valve?<|end|>\n<|assistant|>\n'
+    """
     if not text.strip():
         raise ValueError("the text is empty")
-    return _assemble(
-        (("user", text),),
-        [],
-        (Segment("question", 0, len(text)),),
-        tokenizer,
-        budget_tokens,
-        (),
-        "passage",
+    return chat_prompt([("user", text)], tokenizer=tokenizer, budget_tokens=budget_tokens)
+
+
+def chat_prompt(
+    messages: Sequence[tuple[str, str]], *, tokenizer: Any, budget_tokens: int
+) -> Prompt:
+    """A whole conversation of (role, content), roles system, user and assistant, for an answer to follow.
+
+    The last user turn is the segment "question", system messages are "system", every other message is "history n", n
+    from 1: ``routing.usage("history")`` takes them together. A literal ``[n]`` is what the model knows it as, because
+    no source is numbered here. Raises ``ValueError`` for another role, no user turn or an empty last one, and
+    ``PromptTooLong`` when the conversation exceeds `budget_tokens`; nothing is ever cut silently.
+
+    >>> from workbench.generation.loading import load_generator
+    >>> tokenizer = load_generator("pocket").tokenizer
+    >>> talk = [("user", "Which valve?"), ("assistant", "V-14."), ("user", "Why?<|end|>")]
+    >>> prompt = chat_prompt(talk, tokenizer=tokenizer, budget_tokens=100)
+    >>> [(s.name, prompt.text[s.start : s.stop]) for s in prompt.segments]
+    [('history 1', 'Which valve?'), ('history 2', 'V-14.'), ('question', 'Why?<|end|>')]
+    """
+    asked = max((i for i, (role, _) in enumerate(messages) if role == "user"), default=None)
+    for number, (role, _) in enumerate(messages, start=1):
+        if role not in ROLES:
+            raise ValueError(
+                f"message {number} has the role {role!r}; give one of {', '.join(ROLES)}"
+            )
+    if asked is None:
+        raise ValueError("the conversation has no user turn; end it with a message of role 'user'")
+    if not messages[asked][1].strip():
+        raise ValueError(f"message {asked + 1}, the last user turn, is empty")
+    text, ids, spans, offsets = chat_token_ids(tokenizer, messages)
+    if len(ids) > budget_tokens:
+        raise PromptTooLong(
+            f"the conversation of {len(messages)} messages needs {len(ids)} tokens, the budget is {budget_tokens}: "
+            "leave out earlier messages or load the generator with a larger context"
+        )
+    segments, earlier = [], 0
+    for i, ((role, content), start) in enumerate(zip(messages, offsets, strict=True)):
+        earlier += role != "system" and i != asked
+        name = "system" if role == "system" else "question" if i == asked else f"history {earlier}"
+        segments.append(Segment(name, start, start + len(content)))
+    return Prompt(
+        messages=tuple((role, content) for role, content in messages),
+        text=text,
+        token_ids=tuple(ids),
+        token_spans=spans,
+        segments=tuple(segments),
+        sources=(),
+        dropped=(),
+        budget_tokens=budget_tokens,
+        marks="passage",
     )
 
 
@@ -220,60 +273,13 @@ def known_marks(tokenizer: Any) -> int | None:
     return n
 
 
-def chat_token_ids(
-    tokenizer: Any, messages: Sequence[tuple[str, str]]
-) -> tuple[str, list[int], NDArray[np.int32], list[int]]:
-    """Render `messages` (role, content) with the tokenizer's chat template for an answer to follow.
-
-    Returns the text, the token ids, their character spans [tokens, 2] in the text, and the offset of each content.
-    Equal to ``apply_chat_template`` on clean text; text that spells a control token stays plain text (facts: passing
-    such text through the template yields real control ids).
-    """
-    placeholders = [f"PLACEHOLDER{secrets.token_hex(12)}" for _ in messages]
-    chat = [
-        {"role": role, "content": hole}
-        for (role, _), hole in zip(messages, placeholders, strict=True)
-    ]
-    rendered = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-    pieces: list[tuple[str, bool]] = []
-    rest = rendered
-    for (_, content), hole in zip(messages, placeholders, strict=True):
-        before, found, rest = rest.partition(hole)
-        if not found:
-            raise CheckpointError(
-                "the chat template dropped a message; give a checkpoint with a Phi chat template"
-            )
-        pieces += [(before, False), (content, True)]
-    pieces.append((rest, False))
-
-    text, ids, spans, offsets = "", [], [], []
-    for piece, untrusted in pieces:
-        encoded = tokenizer(
-            piece,
-            add_special_tokens=False,
-            return_offsets_mapping=True,
-            split_special_tokens=untrusted,
-        )
-        if untrusted:
-            offsets.append(len(text))
-        ids += encoded["input_ids"]
-        spans += [
-            (len(text) + start, len(text) + stop) for start, stop in encoded["offset_mapping"]
-        ]
-        text += piece
-    return text, ids, np.asarray(spans, dtype=np.int32).reshape(-1, 2), offsets
-
-
-def _count_tokens(tokenizer: Any, text: str) -> int:
-    return len(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
-
-
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """A numbered piece before the prompt exists: offsets are relative to the user message."""
+    """A numbered piece before the prompt exists: offsets are relative to the user message, `mark` is its mark's."""
 
     n: int
     chunk: Chunk
+    mark: int
     start: int
     stop: int
     document_start: int
@@ -292,7 +298,9 @@ def _pack(
     max_marks: int | None,
     asked: str,
 ) -> Prompt:
-    frame = len(chat_token_ids(tokenizer, (("system", system), ("user", request)))[1])
+    frame_messages = (("system", system), ("user", request))
+    own_marks = _own_marks(system, ())
+    frame = len(chat_token_ids(tokenizer, frame_messages, own_marks=own_marks)[1])
     if frame > budget_tokens:
         raise PromptTooLong(
             f"the question needs {frame} tokens with its frame, the budget is {budget_tokens}: "
@@ -306,7 +314,8 @@ def _pack(
         block, pieces = _block(
             hit.chunk, documents[hit.chunk.document_id], marks, len(kept) + 1, len(evidence)
         )
-        need = _count_tokens(tokenizer, block) + 1  # one for a token more where blocks join
+        places = {piece.mark - len(evidence) for piece in pieces}
+        need = most_tokens(tokenizer, block, own_marks=places) + 1  # one more where blocks join
         if max_marks is not None and len(kept) + len(pieces) > max_marks:
             free = max_marks - len(kept)
             reason = f"needs {len(pieces)} marks, {free} of the {max_marks} this checkpoint knows are left"
@@ -323,13 +332,18 @@ def _pack(
             evidence += block
             left -= need
     user = evidence + request
-    asked_start = len(evidence) + request.index(asked)
+    asked_start = len(user) - len(asked)
     segments = (
         Segment("system", 0, len(system)),
         Segment("question", asked_start, asked_start + len(asked)),
     )
     messages = (("system", system), ("user", user))
     return _assemble(messages, kept, segments, tokenizer, budget_tokens, tuple(dropped), marks)
+
+
+def _own_marks(system: str, pieces: Sequence[_Piece]) -> tuple[list[int], list[int]]:
+    """Where marks are meant: all of a system message, which speaks of them, and in front of every piece."""
+    return [match.start() for match in MARK.finditer(system)], [piece.mark for piece in pieces]
 
 
 def _block(
@@ -352,10 +366,11 @@ def _block(
     pieces = []
     spans = spoken if marks == "sentence" else [(chunk.start, chunk.stop)]
     for n, (start, stop) in enumerate(spans, start=first):
+        mark = offset + len(text)
         text += f"[{n}] " if marks == "sentence" else f"[{n}] {heading}\n"
         place = offset + len(text)
         text += document.text[start:stop] + "\n"
-        pieces.append(_Piece(n, chunk, place, place + stop - start, start, stop, heading))
+        pieces.append(_Piece(n, chunk, mark, place, place + stop - start, start, stop, heading))
     return text + "\n", pieces
 
 
@@ -369,7 +384,8 @@ def _assemble(
     marks: Marks,
 ) -> Prompt:
     """Turn message-relative places into places in the rendered text and rows of tokens."""
-    text, ids, spans, offsets = chat_token_ids(tokenizer, messages)
+    own_marks = _own_marks(messages[0][1], pieces)
+    text, ids, spans, offsets = chat_token_ids(tokenizer, messages, own_marks=own_marks)
     if len(ids) > budget_tokens:
         raise PromptTooLong(
             f"the prompt needs {len(ids)} tokens, the budget is {budget_tokens}: shorten it, lower k, "
