@@ -17,8 +17,9 @@ _ROOMS = {
     "open_retriever": "workbench.retrieval.retrievers",
     "load_encoder": "workbench.retrieval.encoders",
     "load_generator": "workbench.generation.loading",
-    "Sampling": "workbench.generation.phi",
-    "plan_memory": "workbench.generation.memory",
+    "Sampling": "workbench.generation.options",
+    "Decoding": "workbench.generation.options",
+    "plan_memory": "workbench.generation.planning",
     "load_trace": "workbench.routing.trace",
     "usage_entropy": "workbench.routing.statistics",
     "ask": "workbench.answer",
@@ -54,8 +55,9 @@ if TYPE_CHECKING:
     from workbench.corpus.readers import read_corpus as read_corpus
     from workbench.corpus.readers import read_document as read_document
     from workbench.generation.loading import load_generator as load_generator
-    from workbench.generation.memory import plan_memory as plan_memory
-    from workbench.generation.phi import Sampling as Sampling
+    from workbench.generation.options import Decoding as Decoding
+    from workbench.generation.options import Sampling as Sampling
+    from workbench.generation.planning import plan_memory as plan_memory
     from workbench.plots.context import plot_context as plot_context
     from workbench.plots.routing import plot_expert_usage as plot_expert_usage
     from workbench.plots.routing import plot_segment_usage as plot_segment_usage

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from workbench.cancel import CancelToken
-from workbench.errors import PromptTooLong
+from workbench.errors import DoesNotFit, PromptTooLong
+from workbench.generation import phi
 from workbench.generation.decoding import stop_ids
-from workbench.generation.phi import Sampling
+from workbench.generation.options import Sampling
+from workbench.generation.prefix_cache import PrefixCache
 from workbench.generation.prompts import plain_prompt
 
 
@@ -163,3 +169,53 @@ def test_reading_a_prompt_routes_every_token(tiny_moe):
     trace = tiny_moe.read(prompt)
     assert trace.routed.all()
     assert trace.counts().sum(axis=1).tolist() == [2 * len(prompt.token_ids)] * trace.layers
+
+
+def test_a_context_that_does_not_fit_is_refused_and_the_generator_stays_usable(
+    tiny_moe, monkeypatch
+):
+    monkeypatch.setattr(phi, "device_memory", lambda _device: 0)
+    with pytest.raises(DoesNotFit, match=r"the largest context|smaller|too little"):
+        tiny_moe.with_context(2048)
+    monkeypatch.undo()
+    assert tiny_moe.generate(prompt_for(tiny_moe), max_new_tokens=2).token_ids
+
+
+@pytest.mark.parametrize("fails_at", [1, 4])  # while the prompt is read, and in mid-answer
+@pytest.mark.parametrize("batch", [False, True])
+def test_memory_that_runs_out_is_one_sentence_and_leaves_nothing_behind(tiny_moe, fails_at, batch):
+    """A real allocation fails: a hook asks for a petabyte in the middle of a pass."""
+    generator = replace(tiny_moe, prefixes=PrefixCache(1 << 30))
+    prompts = [prompt_for(generator), prompt_for(generator, "Why did the pump trip?")]
+    expected = generator.generate(prompts[0], max_new_tokens=6).token_ids
+    generator.prefixes.clear()
+    passes, layers = [], []
+
+    def allocate(module, _args):
+        passes.append(1)
+        if len(passes) == fails_at:
+            torch.empty(1 << 50, dtype=torch.uint8)
+
+    def watch(_module, _args, options):
+        layers.extend(map(weakref.ref, options["past_key_values"].layers))
+
+    inner = generator.model.model
+    handles = [
+        inner.layers[1].register_forward_pre_hook(allocate),
+        inner.register_forward_pre_hook(watch, with_kwargs=True),
+    ]
+    try:
+        with pytest.raises(DoesNotFit, match=r"^memory ran out .*cache='fp8'") as caught:
+            if batch:
+                generator.generate_batch(prompts, max_new_tokens=6)
+            else:
+                generator.generate(prompts[0], max_new_tokens=6)
+    finally:
+        for handle in handles:
+            handle.remove()
+    gc.collect()
+    assert caught.value is not None
+    assert layers
+    assert not any(layer() for layer in layers), "the error keeps keys and values alive"
+    assert len(generator.prefixes) == 0
+    assert generator.generate(prompts[0], max_new_tokens=6).token_ids == expected

@@ -62,7 +62,7 @@ def test_trace_equals_an_independent_forward_pass(tiny_moe, reference, options):
     ids = prompt_ids(50)
     with RoutingRecorder(tiny_moe.model) as recorder:
         final = generate(tiny_moe.model, ids, **options)
-    trace = recorder.trace(table(final, len(ids)))
+    trace = table(final, len(ids)).trace(recorder.choices(final), recorder.n_experts)
     experts, gates = true_routes(reference, tiny_moe.model, final)
     assert trace.routed.sum() == len(final) - 1
     assert not trace.routed[-1]
@@ -88,7 +88,9 @@ def test_padding_is_never_counted(tiny_moe, reference):
         ).tolist()
     for row, padding, length in [(0, 13, 20), (1, 0, 33)]:
         final = output[row][padding:]
-        trace = recorder.trace(table(final, length), row=row, left_padding=padding)
+        places = np.maximum(np.arange(40) - padding, -1)
+        choices = recorder.choices(final, row=row, positions=places)
+        trace = table(final, length).trace(choices, recorder.n_experts)
         np.testing.assert_array_equal(
             trace.experts[:-1], true_routes(reference, tiny_moe.model, final)[0][:-1]
         )
@@ -108,7 +110,7 @@ def test_a_rejected_branch_leaves_no_trace(tiny_moe):
         )  # a wrong token, then a right one
         cache.crop(-2)
         tiny_moe.model(torch.tensor([ids[20:21]]), past_key_values=cache)
-    trace = recorder.trace(table(ids[:22], 20))
+    trace = table(ids[:22], 20).trace(recorder.choices(ids[:22]), recorder.n_experts)
     np.testing.assert_array_equal(trace.routed, [True] * 21 + [False])
 
 

@@ -1,4 +1,4 @@
-"""Steps of decoding: a model over a growing cache, a witness of ``generate``, stop tokens, text of tokens."""
+"""Steps of decoding: a witness of ``generate``, what ends an answer, the text of tokens."""
 
 from __future__ import annotations
 
@@ -38,40 +38,34 @@ def stop_ids(model: Any, tokenizer: Any) -> list[int]:
     return list(dict.fromkeys(ids))
 
 
-class Stepper:
-    """Feeds a model over one growing cache; log-probabilities [tokens, vocabulary] come back in float32."""
-
-    def __init__(self, model: Any) -> None:
-        from transformers import DynamicCache
-
-        self._model = model
-        self._cache = DynamicCache(config=model.config)
-
-    def feed(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
-        """Append tokens. A first, long feed returns only the last row."""
-        import torch
-
-        is_prefill = self._cache.get_seq_length() == 0
-        output = self._model(
-            input_ids=torch.tensor([list(token_ids)], device=self._model.device),
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1 if is_prefill else 0,
-        )
-        return np.asarray(output.logits[0].float().log_softmax(-1).cpu().numpy(), dtype=np.float32)
-
-    def rewind(self, count: int) -> None:
-        """Take the last `count` tokens back."""
-        self._cache.crop(-count)  # transformers 5 takes the number to remove as a negative length
-
-
 class Watch:
-    """Sees every step of ``generate``: log-probability of the chosen token, time of the first token, cancellation."""
+    """Sees every step of ``generate``: log-probabilities of chosen tokens, the time of the first, cancelling, stopping.
 
-    def __init__(self, cancel: CancelToken | None) -> None:
+    Rows are those of the batch; `prompt_slots` is how many slots stand before the first answer token of every row.
+    `lookup` is how many tokens a pass may guess (prompt lookup): a guess that is taken back is overwritten.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        rows: int,
+        prompt_slots: int,
+        cancel: CancelToken | None = None,
+        stop: Sequence[str] = (),
+        lookup: int = 0,
+    ) -> None:
         self._cancel = cancel
-        self._before: torch.Tensor | None = None
-        self._logs: list[float] = []
+        self._prompt_slots = prompt_slots
+        self._laws: dict[
+            int, torch.Tensor
+        ] = {}  # slot → log-probabilities [rows, vocabulary] of its token
+        self._logs: dict[int, torch.Tensor] = {}  # slot → log-probability [rows] of the token in it
+        self._kept_laws = lookup + 2
+        self._texts = [StopText(stop) for _ in range(rows)] if stop else []
+        self._growers = [TextGrower(tokenizer) for _ in self._texts]
+        self._stopped_after: dict[int, int] = {}
+        self._seen = prompt_slots
         self._started = time.perf_counter()
         self._first: float | None = None
         self.was_cancelled = False
@@ -80,20 +74,43 @@ class Watch:
         """A logits processor that changes nothing."""
         if self._first is None:
             self._first = time.perf_counter()
-        self._note(input_ids[0, -1])
-        self._before = scores[0].float().log_softmax(-1)
+        slot = input_ids.shape[1]
+        if slot - 1 in self._laws:
+            self._logs[slot - 1] = self._laws[slot - 1].gather(1, input_ids[:, -1:])[:, 0]
+        self._laws[slot] = scores.float().log_softmax(-1)
+        for old in [known for known in self._laws if known < slot - self._kept_laws]:
+            del self._laws[old]
         return scores
 
     def stop(self, input_ids: torch.Tensor, _scores: Any, **_: Any) -> torch.Tensor:
-        """A stopping criterion: True for every row once somebody cancelled."""
-        self.was_cancelled = self._cancel is not None and self._cancel.is_cancelled
-        return input_ids.new_full((len(input_ids),), self.was_cancelled).bool()
+        """A stopping criterion: True for rows that said a stop string, for every row once somebody cancelled."""
+        import torch
 
-    def log_probabilities(self, answer: Sequence[int]) -> NDArray[np.float32]:
-        """Of every answer token: [tokens]."""
-        if self._before is not None and len(self._logs) < len(answer):
-            self._logs.append(float(self._before[answer[-1]]))
-        return np.asarray(self._logs[: len(answer)], dtype=np.float32)
+        self.was_cancelled = self._cancel is not None and self._cancel.is_cancelled
+        stopped = [self.was_cancelled] * len(input_ids)
+        for row, text in enumerate(self._texts):
+            new = input_ids[row, self._seen :].tolist()
+            for slot, token in enumerate(new, start=self._seen):
+                text.add(self._growers[row].add(token))
+                if text.is_stopped:
+                    self._stopped_after.setdefault(row, slot + 1 - self._prompt_slots)
+            stopped[row] |= text.is_stopped
+        self._seen = input_ids.shape[1]
+        return torch.tensor(stopped, device=input_ids.device)
+
+    def stopped_after(self, row: int) -> int | None:
+        """How many answer tokens of a row it took to say a stop string; None if it said none."""
+        return self._stopped_after.get(row)
+
+    def log_probabilities(self, answer: Sequence[int], *, row: int = 0) -> NDArray[np.float32]:
+        """Of every answer token of a row: [tokens]."""
+        logs = []
+        for slot, token in enumerate(answer, start=self._prompt_slots):
+            if slot in self._laws:  # more certain than a note, which may be of a guess taken back
+                logs.append(float(self._laws[slot][row, token]))
+            else:
+                logs.append(float(self._logs[slot][row]))
+        return np.asarray(logs, dtype=np.float32)
 
     def timing(self) -> Timing:
         """Prefill until the first scores, decode from there."""
@@ -101,9 +118,40 @@ class Watch:
         first = self._first if self._first is not None else now
         return Timing(first - self._started, now - first)
 
-    def _note(self, token: torch.Tensor) -> None:
-        if self._before is not None:
-            self._logs.append(float(self._before[token]))
+
+class StopText:
+    """Growing text that ends before the first of the stop strings; what may begin one is held back.
+
+    >>> text = StopText(["END"])
+    >>> [text.add(piece) for piece in ("one E", "NE two E", "ND three")], text.is_stopped
+    (['one ', 'ENE two ', ''], True)
+    """
+
+    def __init__(self, stop: Sequence[str]) -> None:
+        self._stop = tuple(stop)
+        self._held = ""
+        self.is_stopped = False
+
+    def add(self, piece: str) -> str:
+        """What is certain to be part of the text now."""
+        if self.is_stopped:
+            return ""
+        text = self._held + piece
+        found = [place for place in (text.find(stop) for stop in self._stop) if place >= 0]
+        if found:
+            self._held, self.is_stopped = "", True
+            return text[: min(found)]
+        keep = max(
+            (n for stop in self._stop for n in range(1, len(stop)) if text.endswith(stop[:n])),
+            default=0,
+        )
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+    def end(self) -> str:
+        """What was held back and turned out to be text."""
+        held, self._held = self._held, ""
+        return held
 
 
 class TextGrower:
@@ -144,8 +192,9 @@ class TextGrower:
 class TextStreamer:
     """A streamer for ``generate``: hands every piece of text to `on_text` as it becomes certain."""
 
-    def __init__(self, tokenizer: Any, on_text: OnText) -> None:
+    def __init__(self, tokenizer: Any, on_text: OnText, stop: Sequence[str] = ()) -> None:
         self._grower = TextGrower(tokenizer)
+        self._stop = StopText(stop)
         self._on_text = on_text
         self._saw_prompt = False
 
@@ -155,21 +204,23 @@ class TextStreamer:
             self._saw_prompt = True
             return
         for token in value.reshape(-1).tolist():
-            self._say(self._grower.add(token))
+            self._say(self._stop.add(self._grower.add(token)))
 
     def end(self) -> None:
         """The last piece."""
-        self._say(self._grower.end())
+        self._say(self._stop.add(self._grower.end()) + self._stop.end())
 
     def _say(self, text: str) -> None:
         if text:
             self._on_text(text)
 
 
-def decode_answer(tokenizer: Any, answer: Sequence[int]) -> tuple[str, NDArray[np.int32]]:
-    """The text of answer tokens and the half-open characters behind each: [tokens, 2].
+def decode_answer(
+    tokenizer: Any, answer: Sequence[int], stop: Sequence[str] = ()
+) -> tuple[str, NDArray[np.int32]]:
+    """The text of answer tokens, up to a stop string, and the half-open characters behind each: [tokens, 2].
 
-    Control tokens span nothing, and so do the bytes of a character until its last one.
+    Control tokens span nothing, and so do the bytes of a character until its last one, and what follows a stop string.
     """
     grower, text, spans = TextGrower(tokenizer), "", []
     for i, token in enumerate(answer):
@@ -178,7 +229,9 @@ def decode_answer(tokenizer: Any, answer: Sequence[int]) -> tuple[str, NDArray[n
             grown += grower.end()
         spans.append((len(text), len(text) + len(grown)))
         text += grown
-    return text, np.asarray(spans, dtype=np.int32).reshape(-1, 2)
+    places = [place for place in (text.find(end) for end in stop) if place >= 0]
+    text = text[: min(places, default=len(text))]
+    return text, np.asarray(spans, dtype=np.int32).reshape(-1, 2).clip(max=len(text))
 
 
 def pad_id(model: Any, tokenizer: Any) -> int:

@@ -1,55 +1,46 @@
 """A loaded Phi answers: prompt → generation, with routing recorded and the rotary regime pinned.
 
-Ordinary decoding is transformers' ``generate``; the quote style steps the model itself over a cache. One row at a time.
+A prompt is read over a cache that earlier prompts may have begun; then ordinary decoding is transformers' ``generate``,
+and the quote style steps the model itself.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from workbench.cancel import CancelToken
-from workbench.errors import PromptTooLong
-from workbench.generation.decoding import (
-    OnText,
-    Stepper,
-    TextStreamer,
-    Watch,
-    decode_answer,
-    pad_id,
-    stop_ids,
-)
+from workbench.errors import DoesNotFit, PromptTooLong
+from workbench.generation.batches import plan_buckets
+from workbench.generation.chat_tokens import answer_ids
+from workbench.generation.checkpoints import release_frames
+from workbench.generation.decoding import OnText, decode_answer, stop_ids
+from workbench.generation.generating import generate_one, generate_rows
 from workbench.generation.longrope import Regime, check_regime, pin_regime, regime_for
+from workbench.generation.memory import (
+    MemoryPlan,
+    cache_bytes_per_token,
+    device_memory,
+    prefill_tokens,
+)
+from workbench.generation.options import EXACT, GREEDY, Decoding, Request, Sampling
+from workbench.generation.planning import plan_for
+from workbench.generation.prefix_cache import PrefixCache
 from workbench.generation.prompts import ABSTENTION, Prompt, known_marks
 from workbench.generation.quoting import decode_quotes
 from workbench.generation.results import CacheReport, Candidate, FinishReason, Generation, Timing
-from workbench.routing.capture import RoutingRecorder, TokenTable
+from workbench.generation.sequences import TokenSequence, open_sequence, weights_key
+from workbench.routing.capture import Choices, RoutingRecorder, TokenTable
 from workbench.routing.trace import RoutingTrace
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How ordinary decoding chooses: greedy at temperature 0, else by `seed`."""
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.temperature < 0 or not 0 < self.top_p <= 1:
-            raise ValueError(
-                f"temperature={self.temperature} must be ≥ 0 and top_p={self.top_p} in (0, 1]"
-            )
-
-
-GREEDY = Sampling()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,6 +48,8 @@ class Generator:
     """A loaded model that answers prompts of up to ``context`` tokens, the answer included.
 
     ``model`` and ``tokenizer`` are the transformers objects. ``regime`` is LongRoPE's, decided by ``context``.
+    ``prefixes`` holds the keys and values of earlier prompts, so that a prompt that begins alike reads only its rest.
+    Calls from several threads take turns.
     """
 
     name: str
@@ -65,6 +58,8 @@ class Generator:
     context: int
     regime: Regime
     reason: str = ""
+    prefixes: PrefixCache = field(default_factory=lambda: PrefixCache(0))
+    _turn: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     def __repr__(self) -> str:
         kind = "MoE" if self.is_moe else "dense"
@@ -91,16 +86,21 @@ class Generator:
     def with_context(self, context: int) -> Generator:
         """The same weights for another context; the regime follows from it.
 
-        Parameters are shared, only the module objects are new: both generators stay usable side by side.
+        Parameters are shared, only the module objects are new: both generators stay usable side by side. They share
+        the prefix cache too, which keeps regimes apart. Raises ``DoesNotFit`` before anything is allocated.
         """
         regime = regime_for(self.model.config, context)
+        plan = self._plan(context)
+        if not plan.fits:
+            raise DoesNotFit(plan.refusal)
+        self.prefixes.budget_bytes = max(self.prefixes.budget_bytes, plan.cache_bytes)
         shared = {
             id(tensor): tensor for tensor in [*self.model.parameters(), *self.model.buffers()]
         }
         model = copy.deepcopy(self.model, shared)
         pin_regime(model, regime)
         check_regime(model, regime)
-        return replace(self, model=model, context=context, regime=regime)
+        return replace(self, model=model, context=context, regime=regime, _turn=threading.RLock())
 
     def generate(
         self,
@@ -108,42 +108,66 @@ class Generator:
         *,
         max_new_tokens: int = 256,
         sampling: Sampling = GREEDY,
+        decoding: Decoding = EXACT,
+        stop: Sequence[str] = (),
         on_text: OnText | None = None,
         cancel: CancelToken | None = None,
         capture: bool = True,
     ) -> Generation:
         """Answer `prompt` by ordinary decoding; ``on_text`` receives the text as it grows.
 
-        Cancelling keeps what there is, with ``finish_reason`` "cancelled". Raises ``PromptTooLong`` when prompt and
-        answer exceed the context; nothing is ever cut silently.
+        The text ends before the first of the `stop` strings. Cancelling keeps what there is, with ``finish_reason``
+        "cancelled". Raises ``PromptTooLong`` when prompt and answer exceed the context (nothing is ever cut silently)
+        and ``DoesNotFit`` when memory runs out, after which the generator is as usable as before.
         """
-        self._check_room(prompt, max_new_tokens)
-        import torch
+        _check_new(max_new_tokens)
+        self._check_room(len(prompt.token_ids), max_new_tokens)
+        request = Request(max_new_tokens, sampling, decoding, stop, cancel, capture)
+        with _releasing():
+            return generate_one(self, prompt, request, on_text=on_text)
 
-        ids = torch.tensor([prompt.token_ids], device=self.model.device)
-        watch = Watch(cancel)
-        options = self._generation_options(sampling, max_new_tokens)
-        recorder = self._recorder(capture)
-        chance = torch.random.fork_rng(
-            enabled=sampling.temperature > 0
-        )  # leaves the caller's seed alone
-        with chance, torch.inference_mode(), recorder or contextlib.nullcontext():
-            if sampling.temperature > 0:
-                torch.manual_seed(sampling.seed)
-            output = self.model.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                logits_processor=[watch.see_scores],
-                stopping_criteria=[watch.stop],
-                streamer=TextStreamer(self.tokenizer, on_text) if on_text else None,
-                **options,
+    def generate_batch(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        max_new_tokens: int = 256,
+        most_rows: int = 8,
+        sampling: Sampling = GREEDY,
+        decoding: Decoding = EXACT,
+        stop: Sequence[str] = (),
+        cancel: CancelToken | None = None,
+        capture: bool = True,
+    ) -> list[Generation]:
+        """Answer several prompts, up to `most_rows` at a time; the generations stand in the order of the prompts.
+
+        Rows are bucketed by length and by the memory set aside for keys and values; what prompts share at their
+        beginning is read once. Greedy tokens are those of ``generate``; sampled ones are drawn for the whole bucket, so
+        they depend on what is beside them. Every row has the context's regime, whatever its length; one row that
+        exceeds the context is refused before anything is computed. ``Generation.timing`` is that of the row's bucket.
+        """
+        _check_new(max_new_tokens)
+        for row, prompt in enumerate(prompts):
+            self._check_room(len(prompt.token_ids), max_new_tokens, f"row {row}: ")
+        if decoding.prompt_lookup_tokens:
+            raise ValueError(
+                "prompt lookup decodes one row: use generate, or prompt_lookup_tokens=0"
             )
-        answer = output[0, len(prompt.token_ids) :].tolist()
-        text, _ = decode_answer(self.tokenizer, answer)
-        logs = watch.log_probabilities(answer)
-        return self._result(
-            prompt, text, answer, logs, recorder, self._finish(answer, watch), watch.timing()
+        if decoding.cache not in ("reserved", "fp8"):
+            raise ValueError(f"cache={decoding.cache!r} holds one row: use 'reserved' or 'fp8'")
+        request = Request(max_new_tokens, sampling, decoding, stop, cancel, capture)
+        room = max(self.prefixes.budget_bytes, self.cache_bytes(self.context))
+        buckets = plan_buckets(
+            [len(prompt.token_ids) for prompt in prompts],
+            new_tokens=max_new_tokens,
+            most_rows=most_rows,
+            most_tokens=room // self.cache_bytes(1),
         )
+        found: dict[int, Generation] = {}
+        for bucket in buckets:
+            rows = [prompts[place] for place in bucket]
+            with _releasing():
+                found |= zip(bucket, generate_rows(self, rows, request), strict=True)
+        return [found[place] for place in range(len(prompts))]
 
     def quote(
         self,
@@ -151,6 +175,7 @@ class Generator:
         *,
         max_sentences: int = 1,
         may_abstain: bool = True,
+        decoding: Decoding = EXACT,
         on_text: OnText | None = None,
         cancel: CancelToken | None = None,
         capture: bool = True,
@@ -162,20 +187,25 @@ class Generator:
         """
         if max_sentences < 1:
             raise ValueError(f"max_sentences={max_sentences} must be at least 1")
-        import torch
-
         if not may_abstain and not prompt.sources:
             raise ValueError("there is no source to quote, and abstaining is not allowed")
+        if decoding.cache in ("static", "none"):
+            raise ValueError(
+                f"quoting takes tokens back, which cache={decoding.cache!r} cannot: use 'reserved'"
+            )
         texts: dict[int | None, str] = {None: ABSTENTION} if may_abstain else {}
-        answers: dict[int | None, list[int]] = {
-            key: self._content_ids(text) for key, text in texts.items()
-        }
-        for source in prompt.sources:
-            texts[source.n] = f"[{source.n}] {source.text}"
-            answers[source.n] = self._content_ids(texts[source.n])
-        end, separator = stop_ids(self.model, self.tokenizer)[0], self._content_ids("\n")
+        texts |= {source.n: f"[{source.n}] {source.text}" for source in prompt.sources}
+
+        def tokens_of(n: int | None, *, continues: bool) -> list[int]:
+            marks = [] if n is None else [0]
+            return answer_ids(self.tokenizer, texts[n], own_marks=marks, continues=continues)
+
+        answers = {n: tokens_of(n, continues=False) for n in texts}
+        end = stop_ids(self.model, self.tokenizer)[0]
+        separator = answer_ids(self.tokenizer, "\n", continues=True)
         longest = sorted((len(ids) for ids in answers.values()), reverse=True)[:max_sentences]
-        self._check_room(prompt, sum(longest) + max_sentences * len(separator) + 1)
+        most = sum(longest) + max_sentences * len(separator) + 1
+        self._check_room(len(prompt.token_ids), most)
 
         def on_quote(n: int | None) -> None:
             said.append(texts[n])
@@ -183,28 +213,37 @@ class Generator:
                 on_text(said[-1] if len(said) == 1 else f"\n{said[-1]}")
 
         said: list[str] = []
-        recorder = self._recorder(capture)
+        ids = list(prompt.token_ids)
         started = time.perf_counter()
-        with torch.inference_mode(), recorder or contextlib.nullcontext():
-            steps = Stepper(self.model)
-            first = steps.feed(prompt.token_ids)[-1]
+        request = Request(most, GREEDY, decoding, (), cancel, capture)
+        with self.sequence(ids, request) as sequence:
+            is_read = sequence.prefill(ids[:-1], chunk=self.chunk(decoding), cancel=cancel)
+            first = sequence.feed(ids[-1:])[-1] if is_read else np.zeros(0, dtype=np.float32)
             prefill_seconds = time.perf_counter() - started
             quotes = decode_quotes(
                 answers,
                 first,
-                feed=steps.feed,
-                rewind=steps.rewind,
+                feed=sequence.feed,
+                rewind=sequence.rewind,
                 end=end,
                 separator=separator,
                 most=max_sentences,
                 on_quote=on_quote,
                 is_cancelled=lambda: cancel is not None and cancel.is_cancelled,
+                later=lambda n: tokens_of(n, continues=True),
             )
-        timing = Timing(prefill_seconds, time.perf_counter() - started - prefill_seconds)
-        logs = np.asarray(quotes.log_probabilities, dtype=np.float32)
-        finish: FinishReason = "cancelled" if quotes.was_cancelled else "stop"
-        generation = self._result(
-            prompt, "\n".join(said), quotes.token_ids, logs, recorder, finish, timing
+            choices = sequence.choices([*ids, *quotes.token_ids])
+        computed = len(ids) - sequence.reused_tokens
+        generation = self.result(
+            prompt,
+            quotes.token_ids,
+            text="\n".join(said),
+            logs=np.asarray(quotes.log_probabilities, dtype=np.float32),
+            choices=choices,
+            finish="cancelled" if quotes.was_cancelled else "stop",
+            timing=Timing(prefill_seconds, time.perf_counter() - started - prefill_seconds),
+            computed=computed,
+            reused=sequence.reused_tokens,
         )
         ranked = sorted(quotes.scores.items(), key=lambda item: -item[1])
         return replace(
@@ -218,85 +257,134 @@ class Generator:
 
         Raises ``ValueError`` for a dense model.
         """
-        self._check_room(prompt, 0)
-        import torch
+        self._check_room(len(prompt.token_ids), 0)
+        ids = list(prompt.token_ids)
+        with self.sequence(ids, Request(0)) as sequence:
+            sequence.prefill(ids, chunk=self.chunk(EXACT))
+            choices = sequence.choices(ids)
+        if choices is None:
+            raise ValueError(f"{self.name} is a dense model: it routes nothing")
+        return self._trace(prompt, (), choices)
 
-        with torch.inference_mode(), RoutingRecorder(self.model) as recorder:
-            Stepper(self.model).feed(prompt.token_ids)
-        return recorder.trace(self._token_table(prompt, ()))
+    def cache_bytes(self, tokens: int) -> int:
+        """Bytes of the keys and values of `tokens` tokens."""
+        dtype = str(self.model.dtype).removeprefix("torch.")
+        return tokens * cache_bytes_per_token(self.model.config, dtype)
 
-    def _content_ids(self, text: str) -> list[int]:
-        encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)
-        return list(encoded["input_ids"])
+    def chunk(self, decoding: Decoding) -> int:
+        """How many tokens of a prompt are fed at a time."""
+        return decoding.prefill_tokens or prefill_tokens(self.device)
 
-    def _recorder(self, capture: bool) -> RoutingRecorder | None:
-        return RoutingRecorder(self.model) if capture and self.is_moe else None
-
-    def _check_room(self, prompt: Prompt, new_tokens: int) -> None:
-        need = len(prompt.token_ids) + new_tokens
-        if need > self.context:
-            raise PromptTooLong(
-                f"prompt ({len(prompt.token_ids)}) and answer ({new_tokens}) need {need} tokens, the context is "
-                f"{self.context}: use generator.with_context({need}) or fewer passages"
-            )
-
-    def _generation_options(self, sampling: Sampling, max_new_tokens: int) -> dict[str, Any]:
-        from transformers import GenerationConfig
-
-        config = GenerationConfig(  # type: ignore[no-untyped-call]
-            max_new_tokens=max_new_tokens,
-            eos_token_id=stop_ids(self.model, self.tokenizer),
-            pad_token_id=pad_id(self.model, self.tokenizer),
-            do_sample=sampling.temperature > 0,
+    def sequence(
+        self, token_ids: Sequence[int], request: Request
+    ) -> AbstractContextManager[TokenSequence]:
+        """A sequence for `token_ids` and the new tokens of `request`; other threads wait until it is closed."""
+        config = self.model.config
+        captured = request.capture and self.is_moe
+        key = (
+            weights_key(self.model),
+            self.regime,
+            str(self.model.dtype),
+            config._attn_implementation,
+            getattr(config, "_experts_implementation", None),
+            request.decoding.cache,
+            captured,
         )
-        if sampling.temperature > 0:
-            config.temperature, config.top_p, config.top_k = sampling.temperature, sampling.top_p, 0
-        return {"generation_config": config}
+        return open_sequence(
+            self.model,
+            token_ids,
+            room=len(token_ids) + request.max_new_tokens,
+            room_bytes=self.cache_bytes(len(token_ids) + request.max_new_tokens),
+            decoding=request.decoding,
+            key=key,
+            prefixes=self.prefixes,
+            recorder=RoutingRecorder(self.model) if captured else None,
+            turn=self._turn,
+        )
 
-    def _finish(self, answer: Sequence[int], watch: Watch) -> FinishReason:
-        if answer and answer[-1] in stop_ids(self.model, self.tokenizer):
-            return "stop"
-        return "cancelled" if watch.was_cancelled else "length"
-
-    def _result(
+    def result(
         self,
         prompt: Prompt,
-        text: str,
         answer: Sequence[int],
-        log_probabilities: NDArray[np.float32],
-        recorder: RoutingRecorder | None,
+        *,
+        logs: NDArray[np.float32],
+        choices: Choices | None,
         finish: FinishReason,
         timing: Timing,
+        computed: int,
+        reused: int,
+        text: str | None = None,
+        stop: Sequence[str] = (),
     ) -> Generation:
-        if recorder is not None:
+        """What is returned for `prompt`: the answer's text (decoded if not given) and all that is known about it."""
+        if choices is not None:
             note = ""
         else:
-            note = (
-                "capture was off"
-                if self.is_moe
-                else f"{self.name} is dense: it has no experts to choose"
-            )
+            dense = f"{self.name} is dense: it has no experts to choose"
+            note = "capture was off" if self.is_moe else dense
         return Generation(
-            text=text,
+            text=decode_answer(self.tokenizer, answer, stop)[0] if text is None else text,
             token_ids=tuple(answer),
-            log_probabilities=log_probabilities,
+            log_probabilities=logs,
             finish_reason=finish,
-            routing=None if recorder is None else recorder.trace(self._token_table(prompt, answer)),
+            routing=None if choices is None else self._trace(prompt, answer, choices, stop),
             routing_note=note,
             timing=timing,
-            cache=CacheReport(computed_tokens=len(prompt.token_ids), reused_tokens=0),
+            cache=CacheReport(computed_tokens=computed, reused_tokens=reused),
             regime=self.regime,
             generator=self.name,
         )
 
-    def _token_table(self, prompt: Prompt, answer: Sequence[int]) -> TokenTable:
+    def _plan(self, context: int) -> MemoryPlan:
+        """The plan of the loaded weights at `context`: what they and the kept prefixes hold counts as available."""
+        held = sum(tensor.nbytes for tensor in self.model.parameters()) + self.prefixes.held_bytes
+        return plan_for(
+            self.model.config,
+            context=context,
+            dtype=str(self.model.dtype).removeprefix("torch."),
+            device=self.model.device.type,
+            name=self.name,
+            device_bytes=device_memory(self.model.device.type) + held,
+            attention=self.model.config._attn_implementation,
+        )
+
+    def _check_room(self, prompt_tokens: int, new_tokens: int, where: str = "") -> None:
+        need = prompt_tokens + new_tokens
+        if need > self.context:
+            raise PromptTooLong(
+                f"{where}prompt ({prompt_tokens}) and answer ({new_tokens}) need {need} tokens, the context is "
+                f"{self.context}: use generator.with_context({need}) or fewer passages"
+            )
+
+    def _trace(
+        self, prompt: Prompt, answer: Sequence[int], choices: Choices, stop: Sequence[str] = ()
+    ) -> RoutingTrace:
         codes, names = prompt.segment_codes()
-        _, spans = decode_answer(self.tokenizer, answer)
-        return TokenTable(
-            token_ids=[*prompt.token_ids, *answer],
-            texts=tuple(self.tokenizer.convert_ids_to_tokens([*prompt.token_ids, *answer])),
+        _, spans = decode_answer(self.tokenizer, answer, stop)
+        ids = [*prompt.token_ids, *answer]
+        table = TokenTable(
+            token_ids=ids,
+            texts=tuple(self.tokenizer.convert_ids_to_tokens(ids)),
             segments=np.concatenate([codes, np.full(len(answer), len(names), dtype=np.int16)]),
             segment_names=(*names, "answer"),
             spans=np.concatenate([prompt.token_spans, spans]),
             prompt_tokens=len(prompt.token_ids),
+        )
+        return table.trace(choices, self.model.config.num_local_experts)
+
+
+@contextlib.contextmanager
+def _releasing() -> Iterator[None]:
+    """Let an error about memory, which a notebook keeps, hold no tensor of the frames it came through."""
+    try:
+        yield
+    except DoesNotFit as error:
+        release_frames(error)
+        raise
+
+
+def _check_new(max_new_tokens: int) -> None:
+    if max_new_tokens < 1:
+        raise ValueError(
+            f"max_new_tokens={max_new_tokens} must be at least 1; generator.read(prompt) reads without answering"
         )

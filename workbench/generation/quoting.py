@@ -45,10 +45,12 @@ def decode_quotes(
     most: int,
     on_quote: Callable[[Key], None],
     is_cancelled: Callable[[], bool],
+    later: Callable[[Key], Sequence[int]] | None = None,
 ) -> Quotes:
     """Say the likeliest answer; then, up to `most`, another one as long as a `separator` is likelier than the `end`.
 
-    The answer under None, the abstention, stands alone. Cancelling before a choice keeps what was said.
+    The answer under None, the abstention, stands alone. `later` gives the tokens of an answer after a separator, where
+    they differ from those at the beginning. Cancelling before a choice keeps what was said.
     """
     left = dict(answers)
     keys: list[Key] = []
@@ -78,6 +80,8 @@ def decode_quotes(
             logs.append(float(following[end]))
             return Quotes(tuple(keys), (*said, end), tuple(logs), scores, was_cancelled=False)
         following = say(separator)
+        if later is not None and len(keys) == 1:
+            left = {key: later(key) for key in left}
     return Quotes(tuple(keys), tuple(said), tuple(logs), scores, was_cancelled=True)
 
 

@@ -7,7 +7,8 @@ only what belongs to the final tokens: tokens fed twice, rejected drafts and pad
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,30 @@ class _Call:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Choices:
+    """Router choices of the tokens of one sequence; rows that are not ``routed`` hold 0."""
+
+    experts: NDArray[np.uint8]  # [tokens, layers, k]
+    gate_weights: NDArray[np.float16]  # [tokens, layers, k]
+    routed: NDArray[np.bool_]  # [tokens]
+
+    def first(self, count: int) -> Choices:
+        """Those of the first `count` tokens."""
+        return Choices(self.experts[:count], self.gate_weights[:count], self.routed[:count])
+
+    def forget_last(self) -> None:
+        """Count the last token as not routed."""
+        self.experts[-1:], self.gate_weights[-1:], self.routed[-1:] = 0, 0, False
+
+    def take(self, others: Choices) -> None:
+        """Write `others` over the first tokens."""
+        count = min(len(others.routed), len(self.routed))
+        self.experts[:count] = others.experts[:count]
+        self.gate_weights[:count] = others.gate_weights[:count]
+        self.routed[:count] = others.routed[:count]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class TokenTable:
     """What each token of a finished sequence is: see the fields of the same name in ``RoutingTrace``."""
 
@@ -40,6 +65,23 @@ class TokenTable:
     segment_names: tuple[str, ...]
     spans: NDArray[np.int32]
     prompt_tokens: int
+
+    def trace(self, choices: Choices, n_experts: int) -> RoutingTrace:
+        """The routing of the sequence: what each token is, beside what the routers chose for it."""
+        phases = np.full(len(self.token_ids), DECODE, dtype=np.uint8)
+        phases[: self.prompt_tokens] = PREFILL
+        return RoutingTrace(
+            experts=choices.experts,
+            gate_weights=choices.gate_weights,
+            n_experts=n_experts,
+            token_ids=np.asarray(self.token_ids, dtype=np.int64),
+            token_texts=self.texts,
+            phases=phases,
+            segments=self.segments,
+            segment_names=self.segment_names,
+            spans=self.spans,
+            routed=choices.routed,
+        )
 
 
 class RoutingRecorder:
@@ -59,6 +101,7 @@ class RoutingRecorder:
         self._routers = routers
         self._calls: list[_Call] = []
         self._handles: list[Any] = []
+        self._is_paused = False
         self.n_experts = int(model.config.num_local_experts)
         self.k = int(routers[0].top_k)
         if self.k != 2:
@@ -78,59 +121,76 @@ class RoutingRecorder:
             handle.remove()
         self._handles.clear()
 
+    def another(self) -> RoutingRecorder:
+        """A recorder of the same model, for passes that do not belong to this one's sequence: see ``paused``."""
+        return RoutingRecorder(self._model)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out the forward passes within: those of other sequences."""
+        self._is_paused = True
+        try:
+            yield
+        finally:
+            self._is_paused = False
+
     def _begin(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._is_paused:
+            return
         token_ids: torch.Tensor = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
         cache = kwargs.get("past_key_values")
         offset = int(cache.get_seq_length()) if cache is not None else 0
         self._calls.append(_Call(offset, token_ids))
 
     def _record(self, _module: Any, _args: Any, output: tuple[torch.Tensor, ...]) -> None:
+        if self._is_paused:
+            return
         _logits, gate_weights, experts = output
         self._calls[-1].experts.append(experts)
         self._calls[-1].gate_weights.append(gate_weights)
 
-    def trace(self, table: TokenTable, *, row: int = 0, left_padding: int = 0) -> RoutingTrace:
-        """The routing of one finished row.
+    def choices(
+        self,
+        token_ids: Sequence[int],
+        *,
+        row: int = 0,
+        positions: NDArray[np.int64] | None = None,
+        before: Choices | None = None,
+    ) -> Choices:
+        """What the routers chose for every token of one finished row, also those in a cached prefix (`before`).
 
-        `left_padding` is the number of padding slots before the row's first token. A token that was never fed to the
-        model (the last generated one) has ``routed`` False.
+        `positions` [slots] is the place in `token_ids` of what stands in each slot of the row's cache, -1 for padding;
+        by default slot and place are the same. A token that was never fed (the last generated one) is not ``routed``.
         """
         import torch
 
-        tokens, layers = len(table.token_ids), len(self._routers)
-        experts = np.zeros((tokens, layers, self.k), dtype=np.uint8)
-        gates = np.zeros((tokens, layers, self.k), dtype=np.float16)
-        phases = np.full(tokens, DECODE, dtype=np.uint8)
-        phases[: table.prompt_tokens] = PREFILL
-        routed = np.zeros(tokens, dtype=np.bool_)
-        final = np.asarray(table.token_ids, dtype=np.int64)
+        tokens, layers = len(token_ids), len(self._routers)
+        found = Choices(
+            experts=np.zeros((tokens, layers, self.k), dtype=np.uint8),
+            gate_weights=np.zeros((tokens, layers, self.k), dtype=np.float16),
+            routed=np.zeros(tokens, dtype=np.bool_),
+        )
+        if before is not None:
+            found.take(before)
+        final = np.asarray(token_ids, dtype=np.int64)
         for call in self._calls:
             if len(call.experts) != layers:  # interrupted in the middle of a pass
                 continue
             fed = call.token_ids[row].cpu().numpy()  # [tokens of this call]
-            positions = call.offset - left_padding + np.arange(len(fed))
+            slots = call.offset + np.arange(len(fed))
+            places = slots if positions is None else positions[slots]
             # what stood here or beyond is no longer in the cache
-            routed[max(0, call.offset - left_padding) :] = False
-            inside = (positions >= 0) & (positions < tokens)
-            inside[inside] = final[positions[inside]] == fed[inside]
+            if (places >= 0).any():
+                found.routed[places[places >= 0].min() :] = False
+            inside = (places >= 0) & (places < tokens)
+            inside[inside] = final[places[inside]] == fed[inside]
             block = slice(row * len(fed), (row + 1) * len(fed))
             chosen = torch.stack([e[block].cpu() for e in call.experts], dim=1)
             weight = torch.stack([g[block].cpu() for g in call.gate_weights], dim=1)
-            experts[positions[inside]] = chosen.to(torch.uint8).numpy()[inside]
-            gates[positions[inside]] = weight.to(torch.float16).numpy()[inside]
-            routed[positions[inside]] = True
-        return RoutingTrace(
-            experts=experts,
-            gate_weights=gates,
-            n_experts=self.n_experts,
-            token_ids=final,
-            token_texts=table.texts,
-            phases=phases,
-            segments=table.segments,
-            segment_names=table.segment_names,
-            spans=table.spans,
-            routed=routed,
-        )
+            found.experts[places[inside]] = chosen.to(torch.uint8).numpy()[inside]
+            found.gate_weights[places[inside]] = weight.to(torch.float16).numpy()[inside]
+            found.routed[places[inside]] = True
+        return found
 
 
 def find_routers(model: Any) -> list[Any]:

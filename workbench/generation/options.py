@@ -1,0 +1,91 @@
+"""How an answer is decoded: what is drawn (``Sampling``) and how it is computed (``Decoding``)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from workbench.cancel import CancelToken
+
+CacheKind = Literal["reserved", "static", "fp8", "offloaded", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How ordinary decoding chooses: greedy at temperature 0, else by `seed`."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise ValueError(
+                f"temperature={self.temperature} must be ≥ 0 and top_p={self.top_p} in (0, 1]"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How tokens are computed. In float32 every choice gives the same tokens, except ``cache="fp8"``.
+
+    ``cache``: "reserved" fills room that was set aside once; "static" is transformers' static cache; "fp8" keeps keys
+    and values in 8 bits, half the memory for a small error; "offloaded" keeps all layers but the current one in host
+    memory (GPU only); "none" computes every token anew at each step, as an oracle. ``prefill_tokens`` are fed at a time
+    while a prompt is read, None for the device's default. ``prompt_lookup_tokens`` above 0 lets greedy decoding check
+    that many tokens copied from the prompt in one pass (Saxena 2023, "Prompt Lookup Decoding"). ``reuse_prefix``
+    False computes the whole prompt even if its beginning is in the prefix cache.
+
+    >>> Decoding(cache="fp8").keeps_prefixes, Decoding(cache="static").keeps_prefixes
+    (True, False)
+    """
+
+    cache: CacheKind = "reserved"
+    prefill_tokens: int | None = None
+    prompt_lookup_tokens: int = 0
+    reuse_prefix: bool = True
+
+    def __post_init__(self) -> None:
+        kinds = ("reserved", "static", "fp8", "offloaded", "none")
+        if self.cache not in kinds:
+            raise ValueError(f"cache={self.cache!r} is none of {', '.join(kinds)}")
+        if self.prefill_tokens is not None and self.prefill_tokens < 1:
+            raise ValueError(f"prefill_tokens={self.prefill_tokens} must be at least 1")
+        if self.prompt_lookup_tokens < 0:
+            raise ValueError(f"prompt_lookup_tokens={self.prompt_lookup_tokens} must be at least 0")
+        if self.prompt_lookup_tokens and self.cache in ("static", "none"):
+            raise ValueError(
+                f"prompt lookup takes rejected tokens back, which cache={self.cache!r} cannot: use 'reserved'"
+            )
+
+    @property
+    def keeps_prefixes(self) -> bool:
+        """Whether the cache can be cut back, and so kept for the next prompt."""
+        return self.reuse_prefix and self.cache in ("reserved", "fp8", "offloaded")
+
+
+GREEDY = Sampling()
+EXACT = Decoding()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """All that one call of a generator asks for beside its prompts."""
+
+    max_new_tokens: int
+    sampling: Sampling = GREEDY
+    decoding: Decoding = EXACT
+    stop: Sequence[str] = ()
+    cancel: CancelToken | None = None
+    capture: bool = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.stop, str) or not all(self.stop):
+            raise ValueError(f"stop={self.stop!r} must be a list of strings that are not empty")
+        if self.max_new_tokens < 0:
+            raise ValueError(f"max_new_tokens={self.max_new_tokens} must be at least 0")
+        if self.sampling.temperature > 0 and self.decoding.prompt_lookup_tokens:
+            raise ValueError(
+                "prompt lookup compares guesses with the likeliest token: set temperature=0 or prompt_lookup_tokens=0"
+            )

@@ -1,0 +1,214 @@
+"""Token ids → a model fed with them: the part that an earlier sequence shares is reused, the rest is fed in chunks.
+
+A ``TokenSequence`` is one row that grows over one cache. Whatever happens to it (cancelled, interrupted, an error),
+``open_sequence`` leaves the cache cut to the tokens that were computed whole and keeps it for the next prompt.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workbench.cancel import CancelToken
+from workbench.errors import DoesNotFit
+from workbench.generation.kv_cache import (
+    cached_tokens,
+    empty_like,
+    held_bytes,
+    make_cache,
+    reserve,
+    take_prefix,
+    truncate,
+)
+from workbench.generation.memory import size
+from workbench.generation.options import Decoding
+from workbench.generation.prefix_cache import Prefix, PrefixCache
+from workbench.routing.capture import Choices, RoutingRecorder
+
+
+class TokenSequence:
+    """Tokens fed to a model over one cache; ``token_ids`` are those the cache holds."""
+
+    def __init__(
+        self,
+        model: Any,
+        cache: Any,
+        *,
+        recorder: RoutingRecorder | None,
+        token_ids: Sequence[int] = (),
+        choices: Choices | None = None,
+    ) -> None:
+        self.cache = cache
+        self.recorder = recorder
+        self.token_ids = list(token_ids)
+        self.reused_tokens = len(self.token_ids)
+        self._model = model
+        self._known = choices
+
+    def feed(self, token_ids: Sequence[int], *, all_logits: bool = True) -> NDArray[np.float32]:
+        """Append tokens; log-probabilities [tokens or 1, vocabulary] after each of them, or after the last."""
+        output = self._forward(token_ids, 0 if all_logits else 1)
+        return np.asarray(output[0].float().log_softmax(-1).cpu().numpy(), dtype=np.float32)
+
+    def prefill(
+        self, token_ids: Sequence[int], *, chunk: int, cancel: CancelToken | None = None
+    ) -> bool:
+        """Feed what is still missing of `token_ids`, `chunk` tokens at a time; False if cancelled on the way."""
+        while len(self.token_ids) < len(token_ids):
+            if cancel is not None and cancel.is_cancelled:
+                return False
+            start = len(self.token_ids)
+            self._forward(token_ids[start : start + chunk], 1)
+        return True
+
+    def rewind(self, count: int) -> None:
+        """Take the last `count` tokens back."""
+        self.cache.crop(-count)  # transformers 5 takes the number to remove as a negative length
+        del self.token_ids[len(self.token_ids) - count :]
+
+    def choices(self, token_ids: Sequence[int]) -> Choices | None:
+        """What the routers chose for the tokens of the finished sequence, those reused included."""
+        if self.recorder is None:
+            return None
+        return self.recorder.choices(token_ids, before=self._known)
+
+    def _forward(self, token_ids: Sequence[int], keep: int) -> Any:
+        import torch
+
+        output = self._model(
+            input_ids=torch.tensor([list(token_ids)], device=self._model.device),
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=keep,
+        )
+        self.token_ids += token_ids
+        return output.logits
+
+
+@contextlib.contextmanager
+def open_sequence(
+    model: Any,
+    token_ids: Sequence[int],
+    *,
+    room: int,
+    room_bytes: int,
+    decoding: Decoding,
+    key: Hashable,
+    prefixes: PrefixCache,
+    recorder: RoutingRecorder | None,
+    turn: AbstractContextManager[object],
+) -> Iterator[TokenSequence]:
+    """A sequence that begins with what the prefix cache has of `token_ids`, with room for `room` tokens.
+
+    At least the last token is left to feed, so that logits follow. Waits for its `turn`. Raises ``DoesNotFit`` when
+    memory runs out; the prefix cache is empty then.
+    """
+    import torch
+
+    sequence = None
+    with turn, torch.inference_mode(), recorder or contextlib.nullcontext():
+        try:
+            sequence = _begin(
+                model, token_ids[:-1], room, room_bytes, decoding, key, prefixes, recorder
+            )
+            try:
+                yield sequence
+            finally:
+                if decoding.keeps_prefixes:
+                    _keep(sequence, key, prefixes)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            prefixes.clear()
+            if sequence is not None:
+                sequence.cache = None
+            # the frames of the failed pass hold its tensors, in closures also where they are emptied
+            error.__traceback__ = None
+            raise DoesNotFit(
+                f"memory ran out in a sequence of up to {room:,} tokens (keys and values need {size(room_bytes)}): "
+                "ask for fewer new tokens or passages, take a smaller context, or Decoding(cache='fp8')"
+            ) from None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch or Python could not allocate; torch's CPU allocator raises an ordinary RuntimeError."""
+    import torch
+
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error)
+    return "can't allocate memory" in text or "not enough memory" in text
+
+
+def weights_key(model: Any) -> Hashable:
+    """What a model computes with: its weights, by place and version, and the hooks that were put on it.
+
+    Changes when a weight is overwritten in place or a hook comes or goes, so that no key of the prefix cache made
+    before fits afterwards. A write through ``tensor.data`` is not noticed: clear the prefix cache then.
+    """
+    weights = tuple(
+        (p.data_ptr(), 0 if p.is_inference() else p._version) for p in model.parameters()
+    )
+    hooks = tuple(
+        number
+        for module in model.modules()
+        for number in (*module._forward_hooks, *module._forward_pre_hooks)
+    )
+    return hash(weights), hooks
+
+
+def _begin(
+    model: Any,
+    token_ids: Sequence[int],
+    room: int,
+    room_bytes: int,
+    decoding: Decoding,
+    key: Hashable,
+    prefixes: PrefixCache,
+    recorder: RoutingRecorder | None,
+) -> TokenSequence:
+    """Continue the best prefix in place, or copy its shared part where cutting it would lose more than it saves."""
+    found = prefixes.take(key, token_ids) if decoding.keeps_prefixes else None
+    if found is None:
+        prefixes.make_room(room_bytes)
+        cache = make_cache(model.config, decoding.cache, room)
+        return TokenSequence(model, cache, recorder=recorder)
+    prefix, count = found
+    choices = None if prefix.choices is None else prefix.choices.first(count)
+    if decoding.cache != "offloaded" and count < len(prefix.token_ids) - count:
+        prefixes.make_room(room_bytes)
+        cache = empty_like(prefix.cache, rows=1, capacity=room)
+        take_prefix(cache, prefix.cache, count)
+        prefixes.put(prefix)
+        prefixes.make_room(room_bytes)
+    else:
+        cache = prefix.cache
+        prefixes.make_room(room_bytes)
+        truncate(cache, count)
+        reserve(cache, room)
+    return TokenSequence(
+        model, cache, recorder=recorder, token_ids=list(token_ids[:count]), choices=choices
+    )
+
+
+def _keep(sequence: TokenSequence, key: Hashable, prefixes: PrefixCache) -> None:
+    count = min(len(sequence.token_ids), cached_tokens(sequence.cache))
+    ids = sequence.token_ids[:count]
+    truncate(sequence.cache, count)
+    choices = sequence.choices(ids)
+    if choices is not None and not choices.routed.all():
+        return  # somebody fed the model outside of what was recorded
+    prefixes.put(
+        Prefix(
+            key,
+            np.asarray(ids, dtype=np.int64),
+            sequence.cache,
+            choices,
+            held_bytes(sequence.cache),
+        )
+    )
