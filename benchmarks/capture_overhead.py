@@ -12,6 +12,7 @@ import time
 from tables import heading, table
 
 import workbench as wb
+from workbench.generation.options import Decoding
 from workbench.generation.prompts import plain_prompt
 
 REPEATS, NEW_TOKENS = 9, 48
@@ -32,7 +33,12 @@ def main() -> None:
         for repeat in range(REPEATS + 1):
             for capture in (False, True) if repeat % 2 else (True, False):
                 started = time.process_time()
-                generator.generate(prompt, max_new_tokens=NEW_TOKENS, capture=capture)
+                generator.generate(
+                    prompt,
+                    max_new_tokens=NEW_TOKENS,
+                    decoding=Decoding(reuse_prefix=False),
+                    capture=capture,
+                )
                 if repeat:  # the first round warms up
                     seconds[capture].append(time.process_time() - started)
         ratios = [a / b for a, b in zip(seconds[True], seconds[False], strict=True)]
