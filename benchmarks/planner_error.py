@@ -43,36 +43,55 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--contexts", type=int, nargs="+", default=[2048, 4096, 8192])
-    parser.add_argument("--child", nargs=4, metavar=("FOLDER", "CONTEXT", "DTYPE", "KV"))
+    parser.add_argument("--child", nargs=5, metavar=("FOLDER", "CONTEXT", "DTYPE", "KV", "READ"))
     arguments = parser.parse_args()
     if arguments.child:
-        folder, context, dtype, kv = arguments.child
-        print(json.dumps(measure(folder, int(context), dtype, kv, arguments.device)))
+        folder, context, dtype, kv, read = arguments.child
+        print(json.dumps(measure(folder, int(context), dtype, kv, read, arguments.device)))
         return
     is_cpu = arguments.device == "cpu"
     own = "float32" if is_cpu else "bfloat16"
     rows = []
     with tempfile.TemporaryDirectory() as place:
         for kind in ("phi3", "phimoe"):
-            cases = [(context, own, "model") for context in arguments.contexts]
-            cases += [(4096, own, "fp8"), (4096, "bfloat16", "model")][: 2 if is_cpu else 1]
-            for context, dtype, kv in cases:
+            cases = [
+                (context, own, "model", read)
+                for context in arguments.contexts
+                for read in ("one pass", "chunks")
+            ]
+            cases += [(4096, own, "fp8", "chunks"), (4096, "bfloat16", "model", "chunks")][
+                : 2 if is_cpu else 1
+            ]
+            for context, dtype, kv, read in cases:
                 folder = Path(place) / f"{kind}-{dtype}"
                 if not folder.is_dir():
                     make_checkpoint(folder, kind, dtype)
-                rows.append(compare(folder, kind, context, dtype, kv, arguments))
+                rows.append(compare(folder, kind, context, dtype, kv, read, arguments))
                 print(rows[-1], file=sys.stderr)
     title = f"The memory plan against the memory used ({arguments.device})"
     note = NOTE.format(n=arguments.repeats, new=NEW_TOKENS)
     print(heading(title, packages=("torch", "transformers"), seed=SEED, note=note))
     print()
-    header = ["model, dtype, cache", "context", "weights", "cache", "workspace planned / measured"]
+    header = [
+        "model, dtype, cache",
+        "context",
+        "read in",
+        "weights",
+        "cache",
+        "workspace planned / measured",
+    ]
     header += ["total planned / measured (MiB)", "error of the total", "no heap"]
     print(table(header, rows))
 
 
 def compare(
-    folder: Path, kind: str, context: int, dtype: str, kv: str, arguments: argparse.Namespace
+    folder: Path,
+    kind: str,
+    context: int,
+    dtype: str,
+    kv: str,
+    read: str,
+    arguments: argparse.Namespace,
 ) -> list[str]:
     """One row: the plan, and the median of the measured peaks."""
     import workbench as wb
@@ -81,7 +100,7 @@ def compare(
         folder, context=context, dtype=dtype, kv=kv, device=arguments.device, device_bytes=1 << 40
     )
     command = [sys.executable, __file__, "--device", arguments.device]
-    command += ["--child", str(folder), str(context), dtype, kv]
+    command += ["--child", str(folder), str(context), dtype, kv, read]
 
     def peak(**environment: str) -> int:
         done = subprocess.run(
@@ -92,33 +111,41 @@ def compare(
         return int(json.loads(done.stdout)["peak"])
 
     measured = statistics.median(peak() for _ in range(arguments.repeats))
+    planned = plan.total_bytes if read == "chunks" else plan.peak_bytes
     exact = "–"
-    if arguments.device == "cpu":
+    if arguments.device == "cpu" and read == "chunks":
         heap = sum(part.bytes for part in plan.workspace if "heap" in part.name)
-        exact = f"{(plan.total_bytes - heap) / peak(MALLOC_MMAP_THRESHOLD_='65536') - 1:+.1%}"
+        exact = f"{(planned - heap) / peak(MALLOC_MMAP_THRESHOLD_='65536') - 1:+.1%}"
     mib = 1 << 20
     workspace = measured - plan.weight_bytes - plan.cache_bytes
     return [
         f"{kind}, {dtype}, {kv}",
         f"{context:,}",
+        read,
         f"{plan.weight_bytes / mib:.0f}",
         f"{plan.cache_bytes / mib:.0f}",
-        f"{plan.workspace_bytes / mib:.0f} / {workspace / mib:.0f}",
-        f"{plan.total_bytes / mib:.0f} / {measured / mib:.0f}",
-        f"{plan.total_bytes / measured - 1:+.1%}",
+        f"{(planned - plan.weight_bytes - plan.cache_bytes) / mib:.0f} / {workspace / mib:.0f}",
+        f"{planned / mib:.0f} / {measured / mib:.0f}",
+        f"{planned / measured - 1:+.1%}",
         exact,
     ]
 
 
-def measure(folder: str, context: int, dtype: str, kv: str, device: str) -> dict[str, int]:
+def measure(
+    folder: str, context: int, dtype: str, kv: str, read: str, device: str
+) -> dict[str, int]:
     """The peak of one prompt that fills the context, in this process."""
     import torch
     from transformers import Phi3ForCausalLM, PhimoeForCausalLM  # noqa: F401  imported before the baseline
 
     import workbench as wb
+    from workbench.generation.memory import prefill_tokens
     from workbench.generation.prompts import plain_prompt
 
-    decoding = wb.Decoding(cache="fp8" if kv == "fp8" else "reserved")
+    decoding = wb.Decoding(
+        cache="fp8" if kv == "fp8" else "reserved",
+        prefill_tokens=prefill_tokens(device) if read == "chunks" else None,
+    )
     pocket = wb.load_generator("pocket", device=device)
     warm = plain_prompt("One two.", tokenizer=pocket.tokenizer, budget_tokens=100)
     pocket.generate(warm, max_new_tokens=2, decoding=decoding)

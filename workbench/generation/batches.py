@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from workbench.cancel import CancelToken
 from workbench.generation.kv_cache import empty_like, show, take_prefix, view_rows
 from workbench.generation.prefix_cache import common_tokens
-from workbench.generation.sequences import TokenSequence
+from workbench.generation.sequences import Pace, TokenSequence
 from workbench.routing.capture import Choices, RoutingRecorder
 
 if TYPE_CHECKING:
@@ -75,7 +75,6 @@ def join_rows(
     *,
     base: TokenSequence,
     new_tokens: int,
-    chunk: int,
     pad: int,
     cancel: CancelToken | None,
 ) -> JoinedRows | None:
@@ -87,7 +86,7 @@ def join_rows(
 
     length = len(rows[0])
     cache = empty_like(base.cache, rows=len(rows), capacity=length - 1 + new_tokens)
-    shared = [min(common_tokens(base.token_ids, row), len(row) - 1) for row in rows]
+    shared = [_shared(base, row) for row in rows]
     choices: list[Choices | None] = []
     for (fed, common), group in groupby(
         range(len(rows)), key=lambda i: (len(rows[i]) - 1, shared[i])
@@ -97,7 +96,7 @@ def join_rows(
         take_prefix(part, base.cache, common)
         ids = [list(rows[i][:fed]) for i in members]
         recorder = base.recorder and base.recorder.another()
-        if not _feed(model, part, ids, common, chunk, recorder, cancel):
+        if not _feed(model, part, ids, common, base.pace, recorder, cancel):
             return None
         begun = base.choices(base.token_ids[:common])
         for n, row in enumerate(ids):
@@ -119,19 +118,26 @@ def join_rows(
     )
 
 
+def _shared(base: TokenSequence, row: Sequence[int]) -> int:
+    """How many tokens `row` takes over from `base`; none where reading it in one pass is faster."""
+    count = min(common_tokens(base.token_ids, row), len(row) - 1)
+    return count if base.pace.is_worth(count, len(row) - 1) else 0
+
+
 def _feed(
     model: Any,
     cache: Any,
     rows: Sequence[Sequence[int]],
     start: int,
-    chunk: int,
+    pace: Pace,
     recorder: RoutingRecorder | None,
     cancel: CancelToken | None,
 ) -> bool:
-    """Feed equally long rows from `start` on, `chunk` tokens of all of them together at a time."""
+    """Feed equally long rows from `start` on, as many tokens of all of them together as `pace` allows."""
     import torch
 
-    width = max(1, chunk // len(rows))
+    limit = pace.whole if start == 0 and len(rows) * len(rows[0]) <= pace.whole else pace.chunk
+    width = max(1, limit // len(rows))
     with recorder or contextlib.nullcontext():
         for at in range(start, len(rows[0]), width):
             if cancel is not None and cancel.is_cancelled:

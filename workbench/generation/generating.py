@@ -33,9 +33,8 @@ def generate_one(
     answer: list[int] = []
     with generator.sequence(ids, request) as sequence:
         watch = _watch(generator, request, rows=1, slots=len(ids))
-        chunk = generator.chunk(request.decoding)
         is_read = request.decoding.cache == "none" or sequence.prefill(
-            ids[:-1], chunk=chunk, cancel=request.cancel
+            ids[:-1], cancel=request.cancel
         )
         if is_read:
             import torch
@@ -81,19 +80,17 @@ def generate_rows(
     base_request = Request(0, decoding=request.decoding, capture=request.capture)
     with generator.sequence(ids[0], base_request) as base:
         watch = _watch(generator, request, rows=len(ids), slots=slots)
-        chunk = generator.chunk(request.decoding)
         generator.prefixes.make_room(
             generator.cache_bytes(len(ids) * (slots + request.max_new_tokens))
         )
         joined = None
-        if base.prefill(ids[0][:-1], chunk=chunk, cancel=request.cancel):
+        if base.prefill(ids[0][:-1], cancel=request.cancel):
             with _paused(base):
                 joined = join_rows(
                     generator.model,
                     ids,
                     base=base,
                     new_tokens=request.max_new_tokens,
-                    chunk=chunk,
                     pad=pad_id(generator.model, generator.tokenizer),
                     cancel=request.cancel,
                 )

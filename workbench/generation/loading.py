@@ -82,7 +82,9 @@ def load_generator(
     # beside the running sequence, earlier ones may keep a quarter of what the plan leaves free
     spare = (plan.usable_bytes - plan.total_bytes) // 4
     prefixes = PrefixCache(plan.cache_bytes + spare)
-    return Generator(checkpoint.name, model, tokenizer, context, regime, reason, prefixes)
+    return Generator(
+        checkpoint.name, model, tokenizer, context, regime, reason, prefixes, plan.whole_tokens
+    )
 
 
 def _load(

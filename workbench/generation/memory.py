@@ -6,6 +6,7 @@ Arithmetic only: weights by dtype, the key-value cache by tokens, the workspace 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,9 +28,10 @@ class MemoryPlan:
     """What a checkpoint needs at one context, and what a device has; all in bytes.
 
     ``weights`` lists the weights in every dtype, ``workspace`` what the temporary memory is made of. ``loading_bytes``
-    is needed beside the weights while they load, before there is a cache. ``largest_context`` is the longest that fits,
-    0 for none. ``alternatives`` are sentences on what would fit instead, empty when the plan fits. ``source`` says
-    where the shapes come from.
+    is needed beside the weights while they load, before there is a cache. Prompts of up to ``whole_tokens`` are read in
+    one pass, with a workspace of up to ``whole_bytes`` out of what is left over; longer ones in chunks.
+    ``largest_context`` is the longest that fits, 0 for none. ``alternatives`` are sentences on what would fit instead,
+    empty when the plan fits. ``source`` says where the shapes come from.
     """
 
     model: str
@@ -46,6 +48,8 @@ class MemoryPlan:
     batch: int = 1
     cache_bytes_per_token: int = 0
     loading_bytes: int = 0
+    whole_tokens: int = 0
+    whole_bytes: int = 0
     weights: tuple[Allocation, ...] = ()
     workspace: tuple[Allocation, ...] = ()
     source: str = ""
@@ -53,8 +57,14 @@ class MemoryPlan:
 
     @property
     def total_bytes(self) -> int:
-        """Weights, and the larger of cache with workspace and what loading needs."""
+        """What is needed: weights, and the larger of cache with workspace and what loading takes."""
         return self.weight_bytes + max(self.cache_bytes + self.workspace_bytes, self.loading_bytes)
+
+    @property
+    def peak_bytes(self) -> int:
+        """What a prompt and answer of the whole context are expected to reach, the spare memory that helps included."""
+        running = self.cache_bytes + max(self.workspace_bytes, self.whole_bytes)
+        return self.weight_bytes + max(running, self.loading_bytes)
 
     @property
     def usable_bytes(self) -> int:
@@ -86,6 +96,7 @@ class MemoryPlan:
             "fits": self.fits,
             **facts,
             "total_bytes": self.total_bytes,
+            "peak_bytes": self.peak_bytes,
             "usable_bytes": self.usable_bytes,
             "weights": {part.name: part.bytes for part in self.weights},
             "workspace": {part.name: part.bytes for part in self.workspace},
@@ -228,11 +239,26 @@ def plan_config(
         running = rows * tokens * per_token + _sum(workspace(tokens))
         return held + max(running, loading) <= usable
 
-    low, high = 0, int(config.max_position_embeddings)  # what a context needs grows with it
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    largest = _largest(0, int(config.max_position_embeddings), fits)
     parts = workspace(context)
+    spare = usable - held - max(rows * context * per_token + _sum(parts), loading)
+
+    def in_one_pass(tokens: int) -> int:
+        reading = Reading(
+            context=tokens,
+            chunk=tokens,
+            itemsize=DTYPE_BYTES[dtype],
+            kv=kv,
+            attention=attention,
+            device=device,
+        )
+        # what glibc keeps of freed blocks, a fifth more: measured, not derived (benchmarks/planner_error.py)
+        return int(_sum(workspace_parts(config, reading)) * (1.2 if device == "cpu" else 1.0))
+
+    whole = min(context, prefill_tokens(device))
+    if spare > 0:  # one pass without a mask is the faster way, for a quarter of what is left
+        most = _sum(parts) + spare // 4
+        whole = _largest(whole, context, lambda tokens: in_one_pass(tokens) <= most)
     return MemoryPlan(
         model=model,
         dtype=dtype,
@@ -243,11 +269,13 @@ def plan_config(
         workspace_bytes=_sum(parts),
         device=device,
         device_bytes=device_bytes,
-        largest_context=low,
+        largest_context=largest,
         kv=kv,
         batch=batch,
         cache_bytes_per_token=per_token,
         loading_bytes=loading,
+        whole_tokens=whole,
+        whole_bytes=max(_sum(parts), in_one_pass(whole)) if spare > 0 else _sum(parts),
         weights=tuple(
             Allocation(name, weight_bytes(config, name)) for name in (*DTYPE_BYTES, *QUANTIZED_BITS)
         ),
@@ -293,6 +321,14 @@ def _loading_bytes(config: Any, dtype: str) -> int:
         return 0
     a_layer = 2 * config.num_local_experts * config.intermediate_size * config.hidden_size
     return int(a_layer * DTYPE_BYTES[dtype])
+
+
+def _largest(least: int, most: int, fits: Callable[[int], bool]) -> int:
+    """The largest number up to `most` that fits, where what is needed grows with it; else `least`."""
+    while least < most:
+        middle = (least + most + 1) // 2
+        least, most = (middle, most) if fits(middle) else (least, middle - 1)
+    return least
 
 
 def _sum(parts: tuple[Allocation, ...]) -> int:

@@ -38,7 +38,7 @@ from workbench.generation.prefix_cache import PrefixCache
 from workbench.generation.prompts import ABSTENTION, Prompt, known_marks
 from workbench.generation.quoting import decode_quotes
 from workbench.generation.results import CacheReport, Candidate, FinishReason, Generation, Timing
-from workbench.generation.sequences import TokenSequence, open_sequence, weights_key
+from workbench.generation.sequences import Pace, TokenSequence, open_sequence, weights_key
 from workbench.routing.capture import Choices, RoutingRecorder, TokenTable
 from workbench.routing.trace import RoutingTrace
 
@@ -49,7 +49,7 @@ class Generator:
 
     ``model`` and ``tokenizer`` are the transformers objects. ``regime`` is LongRoPE's, decided by ``context``.
     ``prefixes`` holds the keys and values of earlier prompts, so that a prompt that begins alike reads only its rest.
-    Calls from several threads take turns.
+    A prompt of up to ``whole_tokens`` is read in one pass, a longer one in chunks. Threads take turns.
     """
 
     name: str
@@ -59,6 +59,7 @@ class Generator:
     regime: Regime
     reason: str = ""
     prefixes: PrefixCache = field(default_factory=lambda: PrefixCache(0))
+    whole_tokens: int = 0
     _turn: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     def __repr__(self) -> str:
@@ -217,7 +218,7 @@ class Generator:
         started = time.perf_counter()
         request = Request(most, GREEDY, decoding, (), cancel, capture)
         with self.sequence(ids, request) as sequence:
-            is_read = sequence.prefill(ids[:-1], chunk=self.chunk(decoding), cancel=cancel)
+            is_read = sequence.prefill(ids[:-1], cancel=cancel)
             first = sequence.feed(ids[-1:])[-1] if is_read else np.zeros(0, dtype=np.float32)
             prefill_seconds = time.perf_counter() - started
             quotes = decode_quotes(
@@ -260,7 +261,7 @@ class Generator:
         self._check_room(len(prompt.token_ids), 0)
         ids = list(prompt.token_ids)
         with self.sequence(ids, Request(0)) as sequence:
-            sequence.prefill(ids, chunk=self.chunk(EXACT))
+            sequence.prefill(ids)
             choices = sequence.choices(ids)
         if choices is None:
             raise ValueError(f"{self.name} is a dense model: it routes nothing")
@@ -271,9 +272,11 @@ class Generator:
         dtype = str(self.model.dtype).removeprefix("torch.")
         return tokens * cache_bytes_per_token(self.model.config, dtype)
 
-    def chunk(self, decoding: Decoding) -> int:
+    def pace(self, decoding: Decoding) -> Pace:
         """How many tokens of a prompt are fed at a time."""
-        return decoding.prefill_tokens or prefill_tokens(self.device)
+        if decoding.prefill_tokens is not None:
+            return Pace(decoding.prefill_tokens, whole=decoding.prefill_tokens)
+        return Pace(prefill_tokens(self.device), whole=self.whole_tokens)
 
     def sequence(
         self, token_ids: Sequence[int], request: Request
@@ -296,6 +299,7 @@ class Generator:
             room=len(token_ids) + request.max_new_tokens,
             room_bytes=self.cache_bytes(len(token_ids) + request.max_new_tokens),
             decoding=request.decoding,
+            pace=self.pace(request.decoding),
             key=key,
             prefixes=self.prefixes,
             recorder=RoutingRecorder(self.model) if captured else None,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,27 @@ from workbench.generation.prefix_cache import Prefix, PrefixCache
 from workbench.routing.capture import Choices, RoutingRecorder
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How many tokens of a prompt are fed at a time: all of one of up to `whole` tokens, else `chunk`.
+
+    A first pass needs no attention mask; a chunk that follows others needs one of [chunk, sequence], which is slower.
+    """
+
+    chunk: int
+    whole: int
+
+    def is_worth(self, reused: int, total: int) -> bool:
+        """Whether to feed a prompt's rest in chunks after `reused` tokens rather than all of it in one pass.
+
+        >>> pace = Pace(chunk=512, whole=8192)
+        >>> pace.is_worth(60, 500), pace.is_worth(60, 8000), pace.is_worth(60, 9000)
+        (True, False, True)
+        """
+        rest = total - reused
+        return rest <= self.chunk or total > self.whole or reused >= total // 4
+
+
 class TokenSequence:
     """Tokens fed to a model over one cache; ``token_ids`` are those the cache holds."""
 
@@ -39,11 +61,13 @@ class TokenSequence:
         model: Any,
         cache: Any,
         *,
+        pace: Pace,
         recorder: RoutingRecorder | None,
         token_ids: Sequence[int] = (),
         choices: Choices | None = None,
     ) -> None:
         self.cache = cache
+        self.pace = pace
         self.recorder = recorder
         self.token_ids = list(token_ids)
         self.reused_tokens = len(self.token_ids)
@@ -55,10 +79,11 @@ class TokenSequence:
         output = self._forward(token_ids, 0 if all_logits else 1)
         return np.asarray(output[0].float().log_softmax(-1).cpu().numpy(), dtype=np.float32)
 
-    def prefill(
-        self, token_ids: Sequence[int], *, chunk: int, cancel: CancelToken | None = None
-    ) -> bool:
-        """Feed what is still missing of `token_ids`, `chunk` tokens at a time; False if cancelled on the way."""
+    def prefill(self, token_ids: Sequence[int], *, cancel: CancelToken | None = None) -> bool:
+        """Feed what is still missing of `token_ids`; False if cancelled on the way."""
+        chunk = self.pace.chunk
+        if not self.token_ids and len(token_ids) <= self.pace.whole:
+            chunk = self.pace.whole
         while len(self.token_ids) < len(token_ids):
             if cancel is not None and cancel.is_cancelled:
                 return False
@@ -98,6 +123,7 @@ def open_sequence(
     room: int,
     room_bytes: int,
     decoding: Decoding,
+    pace: Pace,
     key: Hashable,
     prefixes: PrefixCache,
     recorder: RoutingRecorder | None,
@@ -114,7 +140,7 @@ def open_sequence(
     with turn, torch.inference_mode(), recorder or contextlib.nullcontext():
         try:
             sequence = _begin(
-                model, token_ids[:-1], room, room_bytes, decoding, key, prefixes, recorder
+                model, token_ids[:-1], room, room_bytes, decoding, pace, key, prefixes, recorder
             )
             try:
                 yield sequence
@@ -168,16 +194,20 @@ def _begin(
     room: int,
     room_bytes: int,
     decoding: Decoding,
+    pace: Pace,
     key: Hashable,
     prefixes: PrefixCache,
     recorder: RoutingRecorder | None,
 ) -> TokenSequence:
     """Continue the best prefix in place, or copy its shared part where cutting it would lose more than it saves."""
     found = prefixes.take(key, token_ids) if decoding.keeps_prefixes else None
+    if found is not None and not pace.is_worth(found[1], len(token_ids)):
+        prefixes.put(found[0])
+        found = None
     if found is None:
         prefixes.make_room(room_bytes)
         cache = make_cache(model.config, decoding.cache, room)
-        return TokenSequence(model, cache, recorder=recorder)
+        return TokenSequence(model, cache, pace=pace, recorder=recorder)
     prefix, count = found
     choices = None if prefix.choices is None else prefix.choices.first(count)
     if decoding.cache != "offloaded" and count < len(prefix.token_ids) - count:
@@ -192,7 +222,12 @@ def _begin(
         truncate(cache, count)
         reserve(cache, room)
     return TokenSequence(
-        model, cache, recorder=recorder, token_ids=list(token_ids[:count]), choices=choices
+        model,
+        cache,
+        pace=pace,
+        recorder=recorder,
+        token_ids=list(token_ids[:count]),
+        choices=choices,
     )
 
 
