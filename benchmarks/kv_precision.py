@@ -54,8 +54,9 @@ def main() -> None:
     generator = replace(loaded, prefixes=PrefixCache(0))
     model, rows = generator.model, []
     makers = {
-        "workbench fp8 (a scale a token and head)": lambda: make_cache(model.config, "fp8", 2048),
-        "transformers fp8 (one scale a layer, frozen)": lambda: QuantizedCache("fp8", model.config),
+        "int8, a scale a token and head": lambda: make_cache(model.config, "int8", 2048),
+        "fp8, a scale a token and head": lambda: make_cache(model.config, "fp8", 2048),
+        "transformers' fp8, one frozen scale a layer": lambda: QuantizedCache("fp8", model.config),
     }
     exact, sequences = [], []
     for prompt in prompts:
@@ -76,10 +77,11 @@ def main() -> None:
             agreement.append((np.sort(moved, axis=-1) == np.sort(experts, axis=-1)).all(axis=-1))
         error = np.concatenate(errors)
         answers = "–"
-        if name.startswith("workbench"):
+        kind = name.split(",")[0]
+        if kind in ("int8", "fp8"):
             same = sum(
                 generator.generate(
-                    p, max_new_tokens=NEW_TOKENS, decoding=Decoding(cache="fp8")
+                    p, max_new_tokens=NEW_TOKENS, decoding=Decoding(cache=kind)
                 ).token_ids
                 == e.token_ids
                 for p, e in zip(prompts, exact, strict=True)

@@ -59,7 +59,7 @@ def main() -> None:
                 for context in arguments.contexts
                 for read in ("one pass", "chunks")
             ]
-            cases += [(4096, own, "fp8", "chunks"), (4096, "bfloat16", "model", "chunks")][
+            cases += [(4096, own, "int8", "chunks"), (4096, "bfloat16", "model", "chunks")][
                 : 2 if is_cpu else 1
             ]
             for context, dtype, kv, read in cases:
@@ -143,7 +143,7 @@ def measure(
     from workbench.generation.prompts import plain_prompt
 
     decoding = wb.Decoding(
-        cache="fp8" if kv == "fp8" else "reserved",
+        cache="int8" if kv == "int8" else "reserved",
         prefill_tokens=prefill_tokens(device) if read == "chunks" else None,
     )
     pocket = wb.load_generator("pocket", device=device)

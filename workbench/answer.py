@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from workbench.cancel import CancelToken
 from workbench.generation.decoding import OnText
-from workbench.generation.options import EXACT, GREEDY, Decoding, Sampling
+from workbench.generation.options import GREEDY, Decoding, Sampling
 from workbench.generation.phi import Generator
 from workbench.generation.prompts import (
     FREE_SYSTEM,
@@ -41,15 +41,15 @@ def ask(
     marks: Marks = "sentence",
     max_new_tokens: int = 256,
     sampling: Sampling = GREEDY,
-    decoding: Decoding = EXACT,
+    decoding: Decoding | None = None,
     on_text: OnText | None = None,
     cancel: CancelToken | None = None,
 ) -> Answer:
     """Answer `question` from the retriever's documents, every statement walked back to its characters.
 
     ``style="quote"`` answers with one verbatim sentence chosen by the model, or abstains; ``style="free"`` is ordinary
-    decoding. `decoding` says how tokens are computed, not which. Raises ``ValueError`` for an empty question or a k
-    outside the index, ``PromptTooLong`` for a question that exceeds the context.
+    decoding. `decoding` says how tokens are computed, None as the generator does it by default. Raises ``ValueError``
+    for an empty question or a k outside the index, ``PromptTooLong`` for a question that exceeds the context.
 
     >>> import workbench as wb
     >>> corpus = wb.read_corpus("corpora/manual/pump.md")

@@ -155,6 +155,12 @@ def _add_generator_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--context", type=int, metavar="N", help="tokens (default: the original window)"
     )
+    verb.add_argument(
+        "--cache",
+        choices=["reserved", "int8", "fp8", "offloaded"],
+        default="reserved",
+        help="how keys and values are kept: as computed, in 8 bits, or in host memory (default: %(default)s)",
+    )
 
 
 def _demo(arguments: argparse.Namespace) -> tuple[Result, str]:
@@ -300,7 +306,7 @@ def _summarize(arguments: argparse.Namespace) -> tuple[Result, str]:
 def _doctor(arguments: argparse.Namespace) -> tuple[Result, str]:
     from workbench.doctor import examine
 
-    report = examine(arguments.generator, context=arguments.context)
+    report = examine(arguments.generator, context=arguments.context, cache=arguments.cache)
     return {**report.to_dict(), "exit_code": EXIT_UNUSABLE if report.problems else 0}, str(report)
 
 
@@ -314,8 +320,10 @@ def _open(arguments: argparse.Namespace) -> Any:
 
 def _load(arguments: argparse.Namespace) -> Any:
     from workbench.generation.loading import load_generator
+    from workbench.generation.options import Decoding
 
-    return load_generator(arguments.generator, context=arguments.context)
+    decoding = Decoding(cache=arguments.cache)
+    return load_generator(arguments.generator, context=arguments.context, decoding=decoding)
 
 
 def _draw(trace: Any, path: str) -> None:

@@ -52,7 +52,9 @@ class Examination:
         return "\n".join(lines)
 
 
-def examine(generator: str = "pocket", *, context: int | None = None) -> Examination:
+def examine(
+    generator: str = "pocket", *, context: int | None = None, cache: str = "reserved"
+) -> Examination:
     """Look at versions, FAISS, devices, the encoder, and plan and probe `generator`; nothing here raises for a finding.
 
     >>> examine("pocket").problems
@@ -62,7 +64,7 @@ def examine(generator: str = "pocket", *, context: int | None = None) -> Examina
     _versions(found)
     _devices(found)
     _encoder(found)
-    _generator(found, generator, context)
+    _generator(found, generator, context, cache)
     return found
 
 
@@ -112,14 +114,17 @@ def _encoder(found: Examination) -> None:
         found.problems.append(str(error))
 
 
-def _generator(found: Examination, name: str, context: int | None) -> None:
+def _generator(found: Examination, name: str, context: int | None, cache: Any) -> None:
     """Plan the generator; load it for its self-tests only if its weights are here and the plan fits."""
     from workbench.generation.checkpoints import find_checkpoint
     from workbench.generation.loading import load_generator
+    from workbench.generation.longrope import rope_status
+    from workbench.generation.options import Decoding
     from workbench.generation.planning import is_on_disk, plan_memory
 
     try:
-        plan = plan_memory(name, context=context)
+        decoding = Decoding(cache=cache)
+        plan = plan_memory(name, context=context, kv=decoding.kv)
         found.memory_plan = plan.to_dict()
         is_here = is_on_disk(find_checkpoint(name))
         if not is_here:
@@ -130,9 +135,9 @@ def _generator(found: Examination, name: str, context: int | None) -> None:
         if not plan.fits:
             found.problems.append(plan.refusal)
         elif is_here:
-            loaded = load_generator(name, context=context)
+            loaded = load_generator(name, context=context, decoding=decoding)
             found.self_tests["longrope"] = (
-                f"{loaded.regime} regime follows the checkpoint's factors"
+                f"{loaded.regime} regime follows the checkpoint's factors; {rope_status(loaded.model).reason}"
             )
             found.self_tests["chat template"] = _control_tokens(loaded)
     except (WorkbenchError, ValueError) as error:
@@ -141,11 +146,13 @@ def _generator(found: Examination, name: str, context: int | None) -> None:
 
 def _control_tokens(generator: Any) -> str:
     """Feed every control token as text and count the control ids beyond the template's own."""
-    from workbench.generation.prompts import chat_token_ids
+    from workbench.generation.chat_tokens import chat_token_ids, control_ids
 
-    control = {i: str(t) for i, t in generator.tokenizer.added_tokens_decoder.items() if t.special}
-    clean = chat_token_ids(generator.tokenizer, [("user", "x")])[1]
-    hostile = chat_token_ids(generator.tokenizer, [("user", "".join(control.values()))])[1]
+    tokenizer = generator.tokenizer
+    control = control_ids(tokenizer)
+    names = "".join(tokenizer.added_tokens_decoder[i].content for i in sorted(control))
+    clean = chat_token_ids(tokenizer, [("user", "x")])[1]
+    hostile = chat_token_ids(tokenizer, [("user", names)])[1]
     extra = sum(i in control for i in hostile) - sum(i in control for i in clean)
     if extra:
         raise WorkbenchError(

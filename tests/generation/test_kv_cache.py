@@ -14,7 +14,7 @@ from transformers.cache_utils import Fp8QuantizedLayer
 
 from workbench.errors import DoesNotFit
 from workbench.generation import kv_cache
-from workbench.generation.kv_cache import Fp8Layer, ReservedLayer
+from workbench.generation.kv_cache import Fp8Layer, Int8Layer, ReservedLayer
 from workbench.generation.options import Decoding
 from workbench.generation.prefix_cache import PrefixCache
 from workbench.generation.prompts import plain_prompt
@@ -78,7 +78,18 @@ def test_layers_of_unequal_length_are_cut_to_the_shortest():
 
 
 @given(st.integers(0, 2**31), st.floats(1e-3, 1e3))
-def test_eight_bits_are_off_by_at_most_a_sixteenth_of_a_value_or_the_smallest_step(seed, scale):
+def test_integers_are_off_by_at_most_half_a_step(seed, scale):
+    keys, values = (x * scale for x in states(6, seed=seed))
+    found = Int8Layer(8).update(keys, values)
+    for exact, rounded in zip((keys, values), found, strict=True):
+        largest = exact.abs().amax(-1, keepdim=True)
+        assert ((rounded - exact).abs() <= largest / 254 * 1.001).all()
+
+
+@given(st.integers(0, 2**31), st.floats(1e-3, 1e3))
+def test_eight_bit_floats_are_off_by_at_most_a_sixteenth_of_a_value_or_the_smallest_step(
+    seed, scale
+):
     """3 mantissa bits: half a step is 1/16 of a value; below the smallest normal 2⁻⁶ half a step is 2⁻¹⁰."""
     keys, values = (x * scale for x in states(6, seed=seed))
     found = Fp8Layer(8).update(keys, values)
@@ -92,28 +103,30 @@ def test_eight_bits_survive_a_later_outlier_and_transformers_fp8_does_not():
     """Its scale for the whole tensor is frozen at the first tokens, so a later larger value is cut off."""
     first, later = states(4), tuple(20 * x for x in states(4, seed=1))
     errors = {}
-    for name, layer in {"ours": Fp8Layer(8), "theirs": Fp8QuantizedLayer()}.items():
+    layers = {"integers": Int8Layer(8), "ours": Fp8Layer(8), "theirs": Fp8QuantizedLayer()}
+    for name, layer in layers.items():
         layer.update(*first)
         found, _ = layer.update(*later)
         errors[name] = float((found[:, :, 4:] - later[0]).abs().max() / later[0].abs().max())
-    assert errors["ours"] < 0.07
+    assert errors["integers"] < errors["ours"] < 0.07
     assert errors["theirs"] > 0.5
 
 
 def test_eight_bits_need_about_half_the_memory_of_sixteen(tiny_moe):
     prompt = plain_prompt("why " * 60, tokenizer=tiny_moe.tokenizer, budget_tokens=500)
     held = {}
-    for kind in ("reserved", "fp8"):
+    for kind in ("reserved", "int8", "fp8"):
         generator = replace(tiny_moe, prefixes=PrefixCache(1 << 30))
         generator.generate(prompt, max_new_tokens=2, decoding=Decoding(cache=kind))
         held[kind] = generator.prefixes.held_bytes
     # head size 16: float32 64 bytes against 16 + 4 for the scale
-    assert held["fp8"] / held["reserved"] == 20 / 64
+    assert held["fp8"] / held["reserved"] == held["int8"] / held["reserved"] == 20 / 64
 
 
 @pytest.mark.parametrize("name", ["tiny_moe", "tiny_dense"])
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
 def test_eight_bit_answers_are_near_and_the_same_in_chunks_batches_and_from_the_prefix_cache(
-    name, request
+    name, kind, request
 ):
     generator = replace(request.getfixturevalue(name), prefixes=PrefixCache(1 << 30))
     prompt = plain_prompt(
@@ -121,14 +134,14 @@ def test_eight_bit_answers_are_near_and_the_same_in_chunks_batches_and_from_the_
     )
     exact = generator.generate(prompt, max_new_tokens=1)
     runs = [
-        generator.generate(prompt, max_new_tokens=6, decoding=Decoding(cache="fp8")),
-        generator.generate(prompt, max_new_tokens=6, decoding=Decoding(cache="fp8")),
+        generator.generate(prompt, max_new_tokens=6, decoding=Decoding(cache=kind)),
+        generator.generate(prompt, max_new_tokens=6, decoding=Decoding(cache=kind)),
         generator.generate(
             prompt,
             max_new_tokens=6,
-            decoding=Decoding(cache="fp8", prefill_tokens=13, reuse_prefix=False),
+            decoding=Decoding(cache=kind, prefill_tokens=13, reuse_prefix=False),
         ),
-        *generator.generate_batch([prompt] * 2, max_new_tokens=6, decoding=Decoding(cache="fp8")),
+        *generator.generate_batch([prompt] * 2, max_new_tokens=6, decoding=Decoding(cache=kind)),
     ]
     assert runs[1].cache.reused_tokens == len(prompt.token_ids) - 1
     assert len({run.token_ids for run in runs}) == 1

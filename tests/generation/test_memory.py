@@ -128,7 +128,7 @@ def test_an_8_bit_cache_has_the_bytes_of_its_tensors(tiny_moe, tiny_dense):
 
     for generator in (tiny_moe, tiny_dense):
         config = generator.model.config
-        for kind, kv in (("fp8", "fp8"), ("reserved", "model")):
+        for kind, kv in (("int8", "int8"), ("fp8", "fp8"), ("reserved", "model")):
             cache = make_cache(config, kind, capacity=7)
             with torch.inference_mode():
                 generator.model(torch.tensor([[10, 11, 12]]), past_key_values=cache)
@@ -143,7 +143,7 @@ contexts = st.integers(1, 131_072)
     name=st.sampled_from(["MoE", "mini"]),
     gb=gigabytes,
     context=contexts,
-    kv=st.sampled_from(["model", "fp8"]),
+    kv=st.sampled_from(["model", "int8", "fp8"]),
     attention=st.sampled_from(["sdpa", "eager", "flash_attention_2"]),
     device=st.sampled_from(["cpu", "cuda"]),
     batch=st.integers(1, 5),
@@ -181,8 +181,8 @@ def test_more_tokens_or_rows_never_need_less(name, context, more, batch, device)
     assert total(context, batch) <= total(context, batch + 1)
 
 
-def test_fp8_halves_the_cache_but_for_the_scales():
-    whole, half = on_gpu("mini", 48), on_gpu("mini", 48, kv="fp8")
+def test_8_bits_halve_the_cache_but_for_the_scales():
+    whole, half = on_gpu("mini", 48), on_gpu("mini", 48, kv="int8")
     assert half.cache_bytes / whole.cache_bytes == pytest.approx(
         100 / 192
     )  # head size 96 and 4 bytes of scale
@@ -265,7 +265,9 @@ def test_a_plan_that_fits_offers_nothing_else():
 def alternatives(name, gb, **settings):
     plan = wb.plan_memory(name, device="cuda", device_bytes=gb * GB, **settings)
     starts = {"the largest context": "context", "with 8-bit": "8-bit", "with 4-bit": "4-bit",
-              "with Decoding": "fp8", MOE: "MoE", MINI: "mini", "wb.summarize": "map-reduce",
+              "with decoding=Decoding(cache='int8')": "int8",
+              "with decoding=Decoding(cache='offloaded')": "offloaded",
+              MOE: "MoE", MINI: "mini", "wb.summarize": "map-reduce",
               "a served": "endpoint", "with dtype": "dtype"}  # fmt: skip
     return [next(v for k, v in starts.items() if s.startswith(k)) for s in plan.alternatives]
 
@@ -274,10 +276,11 @@ def alternatives(name, gb, **settings):
     ("name", "gb", "settings", "expected"),
     [
         # 24 GB: nothing holds 128K, each makes it less wrong; the MoE is larger still
-        (MINI, 24, {"context": 131_072}, "context 8-bit 4-bit fp8 map-reduce endpoint"),
+        (MINI, 24, {"context": 131_072}, "context 8-bit 4-bit int8 offloaded map-reduce endpoint"),
         # 40 GB: the 8-bit cache of 25 GiB is enough
-        (MINI, 48, {"context": 131_072}, "context 8-bit 4-bit fp8 map-reduce endpoint"),
-        (MINI, 48, {"context": 131_072, "kv": "fp8", "dtype": "float32"}, "context dtype map-reduce endpoint"),
+        (MINI, 48, {"context": 131_072}, "context 8-bit 4-bit int8 map-reduce endpoint"),
+        (MINI, 48, {"context": 131_072, "kv": "int8", "dtype": "float32"},
+         "context dtype offloaded map-reduce endpoint"),
         (MINI, 8, {}, "8-bit endpoint"),
         # 80 GB: 78 GiB of weights leave nothing for bf16; 8-bit and mini hold all 128K
         (MOE, 80, {"context": 131_072}, "8-bit mini endpoint"),
@@ -297,8 +300,8 @@ def test_alternatives_hold_numbers_that_planning_confirms():
         MINI, device="cuda", device_bytes=24 * GB, context=plan.largest_context
     )
     assert smaller.fits
-    fp8 = wb.plan_memory(MINI, device="cuda", device_bytes=24 * GB, context=131_072, kv="fp8")
-    assert f"{fp8.largest_context:,} tokens" in plan.alternatives[3]
+    int8 = wb.plan_memory(MINI, device="cuda", device_bytes=24 * GB, context=131_072, kv="int8")
+    assert f"{int8.largest_context:,} tokens" in plan.alternatives[3]
     assert json.loads(json.dumps(plan.to_dict()))["alternatives"] == list(plan.alternatives)
 
 

@@ -205,7 +205,7 @@ def test_memory_that_runs_out_is_one_sentence_and_leaves_nothing_behind(tiny_moe
         inner.register_forward_pre_hook(watch, with_kwargs=True),
     ]
     try:
-        with pytest.raises(DoesNotFit, match=r"^memory ran out .*cache='fp8'") as caught:
+        with pytest.raises(DoesNotFit, match=r"^memory ran out .*cache='int8'") as caught:
             if batch:
                 generator.generate_batch(prompts, max_new_tokens=6)
             else:

@@ -8,6 +8,7 @@ from typing import Any
 from workbench.generation.known_shapes import KNOWN_SHAPES, other_model
 from workbench.generation.longrope import original_window
 from workbench.generation.memory import (
+    KV,
     QUANTIZED_BITS,
     MemoryPlan,
     cache_bytes_per_token,
@@ -94,13 +95,22 @@ def _fewer_bits(plan: MemoryPlan, plan_as: Any) -> list[str]:
 
 
 def _smaller_cache(plan: MemoryPlan, plan_as: Any) -> list[str]:
-    if plan.kv == "fp8":
-        return []
-    smaller = plan_as(kv="fp8")
-    if smaller.fits or smaller.largest_context > plan.largest_context:
-        share = smaller.cache_bytes / plan.cache_bytes
-        return [f"with Decoding(cache='fp8'), a cache {share:.0%} as large, it {_helps(smaller)}"]
-    return []
+    found, before = [], plan.largest_context
+    kinds: dict[KV, str] = {"int8": "in 8 bits"}
+    if plan.device.startswith("cuda"):
+        kinds["offloaded"] = "of two layers, the others in host memory, which is slow"
+    for kv, words in kinds.items():
+        smaller = plan_as(kv=kv)
+        if smaller.cache_bytes < plan.cache_bytes and (
+            smaller.fits or smaller.largest_context > before
+        ):
+            found.append(
+                f"with decoding=Decoding(cache={kv!r}), a cache {words}, it {_helps(smaller)}"
+            )
+            before = smaller.largest_context
+        if smaller.fits:
+            break
+    return found
 
 
 def _other_model(plan: MemoryPlan, plan_as: Any) -> list[str]:

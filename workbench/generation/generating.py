@@ -81,7 +81,7 @@ def generate_rows(
     with generator.sequence(ids[0], base_request) as base:
         watch = _watch(generator, request, rows=len(ids), slots=slots)
         generator.prefixes.make_room(
-            generator.cache_bytes(len(ids) * (slots + request.max_new_tokens))
+            generator.cache_bytes(len(ids) * (slots + request.max_new_tokens), request.decoding)
         )
         joined = None
         if base.prefill(ids[0][:-1], cancel=request.cancel):

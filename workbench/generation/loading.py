@@ -24,6 +24,7 @@ from workbench.generation.longrope import (
     pin_regime,
     regime_for,
 )
+from workbench.generation.options import EXACT, Decoding
 from workbench.generation.phi import Generator
 from workbench.generation.planning import is_on_disk, pick_device, plan_for
 from workbench.generation.prefix_cache import PrefixCache
@@ -42,12 +43,14 @@ def load_generator(
     dtype: Literal["float32", "bfloat16", "float16"] | None = None,
     device: str = "auto",
     attention: Attention = "sdpa",
+    decoding: Decoding = EXACT,
 ) -> Generator:
     """Load "pocket", a Phi3 or Phimoe checkpoint folder, or a hub id; without a name the best Phi already on this disk.
 
     ``context=None`` is the original window (4,096 tokens for Phi-3.5); more selects the long regime. ``dtype=None``
     means float32 on a CPU that has room for it, else the checkpoint's own. `device` "auto" takes all GPUs, else MPS,
     else the CPU. `attention` names the implementation; "flash_attention_2" needs a GPU and the package flash-attn.
+    `decoding` is what the generator uses by default: ``Decoding(cache="int8")`` halves the memory of keys and values.
 
     Raises ``CheckpointError`` for a folder that cannot be loaded and ``DoesNotFit`` before allocating. After any error
     nothing of the model is left in memory, even while the error itself is kept.
@@ -69,6 +72,7 @@ def load_generator(
         dtype=dtype,
         device=device,
         name=checkpoint.name,
+        kv=decoding.kv,
         attention=attention,
     )
     _check_flash(attention, device, plan.dtype)
@@ -83,7 +87,15 @@ def load_generator(
     spare = (plan.usable_bytes - plan.total_bytes) // 4
     prefixes = PrefixCache(plan.cache_bytes + spare)
     return Generator(
-        checkpoint.name, model, tokenizer, context, regime, reason, prefixes, plan.whole_tokens
+        checkpoint.name,
+        model,
+        tokenizer,
+        context,
+        regime,
+        reason,
+        prefixes,
+        plan.whole_tokens,
+        decoding,
     )
 
 

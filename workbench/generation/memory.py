@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from workbench.generation.workspace import Allocation, Reading, head_size, workspace_parts
 
@@ -20,7 +20,7 @@ QUANTIZED_BITS = {"8-bit": 8.0, "4-bit": 4.5}
 RESERVE = 0.08
 PREFILL_TOKENS = {"cpu": 512, "cuda": 2048}
 
-KV = Literal["model", "fp8"]
+KV = Literal["model", "int8", "fp8", "offloaded"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class MemoryPlan:
         }
 
     def __str__(self) -> str:
-        cache = "8-bit cache" if self.kv == "fp8" else "cache"
+        cache = "8-bit cache" if self.kv in ("int8", "fp8") else "cache"
         rows = f"{self.batch} rows of " if self.batch > 1 else ""
         peak = f"{cache} {size(self.cache_bytes)} + workspace {size(self.workspace_bytes)}"
         if self.loading_bytes > self.cache_bytes + self.workspace_bytes:
@@ -175,15 +175,19 @@ def weight_bytes(config: Any, dtype: str) -> int:
 def cache_bytes_per_token(config: Any, dtype: str, kv: KV = "model") -> int:
     """Key-value bytes of one token: two tensors (keys, values) of [layers, kv heads, head size].
 
-    In "fp8" a number takes one byte, and each token and head a float32 scale for keys and one for values.
+    In "int8" and "fp8" a number takes one byte, and each token and head a float32 scale for keys and one for values.
+    "offloaded" keeps room for three layers on the GPU: the current one as it was and as it grows, and the next.
 
     >>> from transformers import Phi3Config
     >>> mini = Phi3Config(hidden_size=3072, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=32)
-    >>> cache_bytes_per_token(mini, "bfloat16") // 1024, cache_bytes_per_token(mini, "bfloat16", "fp8") // 1024
+    >>> cache_bytes_per_token(mini, "bfloat16") // 1024, cache_bytes_per_token(mini, "bfloat16", "int8") // 1024
     (384, 200)
     """
-    a_head = head_size(config) + 4 if kv == "fp8" else head_size(config) * DTYPE_BYTES[dtype]
-    return int(2 * config.num_hidden_layers * config.num_key_value_heads * a_head)
+    a_head = (
+        head_size(config) + 4 if kv in ("int8", "fp8") else head_size(config) * DTYPE_BYTES[dtype]
+    )
+    layers = min(3, config.num_hidden_layers) if kv == "offloaded" else config.num_hidden_layers
+    return int(2 * layers * config.num_key_value_heads * a_head)
 
 
 def plan_config(
@@ -213,8 +217,8 @@ def plan_config(
     """
     if dtype not in DTYPE_BYTES:
         raise ValueError(f"dtype={dtype!r} is none of {', '.join(DTYPE_BYTES)}")
-    if kv not in ("model", "fp8"):
-        raise ValueError(f"kv={kv!r} is neither 'model' nor 'fp8'")
+    if kv not in get_args(KV):
+        raise ValueError(f"kv={kv!r} is none of {', '.join(get_args(KV))}")
     if batch < 1 or context < 1:
         raise ValueError(f"batch={batch} and context={context} must be at least 1")
     held = weight_bytes(config, quantized or dtype)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from workbench.cancel import CancelToken
+from workbench.generation.memory import KV
 
-CacheKind = Literal["reserved", "static", "fp8", "offloaded", "none"]
+CacheKind = Literal["reserved", "static", "int8", "fp8", "offloaded", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +29,19 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """How tokens are computed. In float32 every choice gives the same tokens, except ``cache="fp8"``.
+    """How tokens are computed. In float32 every choice gives the same tokens, except a cache in 8 bits.
 
-    ``cache``: "reserved" fills room that was set aside once; "static" is transformers' static cache; "fp8" keeps keys
-    and values in 8 bits, half the memory for a small error; "offloaded" keeps all layers but the current one in host
-    memory (GPU only); "none" computes every token anew at each step, as an oracle. ``prefill_tokens`` are fed at a time
+    ``cache``: "reserved" fills room that was set aside once; "static" is transformers' static cache; "int8" keeps keys
+    and values in 8 bits, half the memory of 16 for a small error ("fp8" likewise, for a larger one); "offloaded" keeps
+    all layers but the current one and the next in host memory (GPU only); "none" computes every token anew at each
+    step, as an oracle.
+
+    ``prefill_tokens`` are fed at a time
     while a prompt is read, None for the device's default. ``prompt_lookup_tokens`` above 0 lets greedy decoding check
     that many tokens copied from the prompt in one pass (Saxena 2023, "Prompt Lookup Decoding"). ``reuse_prefix``
     False computes the whole prompt even if its beginning is in the prefix cache.
 
-    >>> Decoding(cache="fp8").keeps_prefixes, Decoding(cache="static").keeps_prefixes
+    >>> Decoding(cache="int8").keeps_prefixes, Decoding(cache="static").keeps_prefixes
     (True, False)
     """
 
@@ -47,9 +51,8 @@ class Decoding:
     reuse_prefix: bool = True
 
     def __post_init__(self) -> None:
-        kinds = ("reserved", "static", "fp8", "offloaded", "none")
-        if self.cache not in kinds:
-            raise ValueError(f"cache={self.cache!r} is none of {', '.join(kinds)}")
+        if self.cache not in get_args(CacheKind):
+            raise ValueError(f"cache={self.cache!r} is none of {', '.join(get_args(CacheKind))}")
         if self.prefill_tokens is not None and self.prefill_tokens < 1:
             raise ValueError(f"prefill_tokens={self.prefill_tokens} must be at least 1")
         if self.prompt_lookup_tokens < 0:
@@ -60,9 +63,14 @@ class Decoding:
             )
 
     @property
+    def kv(self) -> KV:
+        """What the memory plan counts for keys and values."""
+        return self.cache if self.cache in ("int8", "fp8", "offloaded") else "model"
+
+    @property
     def keeps_prefixes(self) -> bool:
         """Whether the cache can be cut back, and so kept for the next prompt."""
-        return self.reuse_prefix and self.cache in ("reserved", "fp8", "offloaded")
+        return self.reuse_prefix and self.cache in ("reserved", "int8", "fp8", "offloaded")
 
 
 GREEDY = Sampling()

@@ -49,7 +49,8 @@ class Generator:
 
     ``model`` and ``tokenizer`` are the transformers objects. ``regime`` is LongRoPE's, decided by ``context``.
     ``prefixes`` holds the keys and values of earlier prompts, so that a prompt that begins alike reads only its rest.
-    A prompt of up to ``whole_tokens`` is read in one pass, a longer one in chunks. Threads take turns.
+    A prompt of up to ``whole_tokens`` is read in one pass, a longer one in chunks. ``decoding`` is what calls use that
+    name none. Threads take turns.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Generator:
     reason: str = ""
     prefixes: PrefixCache = field(default_factory=lambda: PrefixCache(0))
     whole_tokens: int = 0
+    decoding: Decoding = EXACT
     _turn: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     def __repr__(self) -> str:
@@ -109,7 +111,7 @@ class Generator:
         *,
         max_new_tokens: int = 256,
         sampling: Sampling = GREEDY,
-        decoding: Decoding = EXACT,
+        decoding: Decoding | None = None,
         stop: Sequence[str] = (),
         on_text: OnText | None = None,
         cancel: CancelToken | None = None,
@@ -123,6 +125,7 @@ class Generator:
         """
         _check_new(max_new_tokens)
         self._check_room(len(prompt.token_ids), max_new_tokens)
+        decoding = decoding or self.decoding
         request = Request(max_new_tokens, sampling, decoding, stop, cancel, capture)
         with _releasing():
             return generate_one(self, prompt, request, on_text=on_text)
@@ -134,7 +137,7 @@ class Generator:
         max_new_tokens: int = 256,
         most_rows: int = 8,
         sampling: Sampling = GREEDY,
-        decoding: Decoding = EXACT,
+        decoding: Decoding | None = None,
         stop: Sequence[str] = (),
         cancel: CancelToken | None = None,
         capture: bool = True,
@@ -149,19 +152,20 @@ class Generator:
         _check_new(max_new_tokens)
         for row, prompt in enumerate(prompts):
             self._check_room(len(prompt.token_ids), max_new_tokens, f"row {row}: ")
+        decoding = decoding or self.decoding
         if decoding.prompt_lookup_tokens:
             raise ValueError(
                 "prompt lookup decodes one row: use generate, or prompt_lookup_tokens=0"
             )
-        if decoding.cache not in ("reserved", "fp8"):
-            raise ValueError(f"cache={decoding.cache!r} holds one row: use 'reserved' or 'fp8'")
+        if decoding.cache not in ("reserved", "int8", "fp8"):
+            raise ValueError(f"cache={decoding.cache!r} holds one row: use 'reserved' or 'int8'")
         request = Request(max_new_tokens, sampling, decoding, stop, cancel, capture)
-        room = max(self.prefixes.budget_bytes, self.cache_bytes(self.context))
+        room = max(self.prefixes.budget_bytes, self.cache_bytes(self.context, decoding))
         buckets = plan_buckets(
             [len(prompt.token_ids) for prompt in prompts],
             new_tokens=max_new_tokens,
             most_rows=most_rows,
-            most_tokens=room // self.cache_bytes(1),
+            most_tokens=room // self.cache_bytes(1, decoding),
         )
         found: dict[int, Generation] = {}
         for bucket in buckets:
@@ -176,7 +180,7 @@ class Generator:
         *,
         max_sentences: int = 1,
         may_abstain: bool = True,
-        decoding: Decoding = EXACT,
+        decoding: Decoding | None = None,
         on_text: OnText | None = None,
         cancel: CancelToken | None = None,
         capture: bool = True,
@@ -190,6 +194,7 @@ class Generator:
             raise ValueError(f"max_sentences={max_sentences} must be at least 1")
         if not may_abstain and not prompt.sources:
             raise ValueError("there is no source to quote, and abstaining is not allowed")
+        decoding = decoding or self.decoding
         if decoding.cache in ("static", "none"):
             raise ValueError(
                 f"quoting takes tokens back, which cache={decoding.cache!r} cannot: use 'reserved'"
@@ -260,17 +265,18 @@ class Generator:
         """
         self._check_room(len(prompt.token_ids), 0)
         ids = list(prompt.token_ids)
-        with self.sequence(ids, Request(0)) as sequence:
+        with self.sequence(ids, Request(0, decoding=_readable(self.decoding))) as sequence:
             sequence.prefill(ids)
             choices = sequence.choices(ids)
         if choices is None:
             raise ValueError(f"{self.name} is a dense model: it routes nothing")
         return self._trace(prompt, (), choices)
 
-    def cache_bytes(self, tokens: int) -> int:
-        """Bytes of the keys and values of `tokens` tokens."""
+    def cache_bytes(self, tokens: int, decoding: Decoding | None = None) -> int:
+        """Bytes that the keys and values of `tokens` tokens take where the model computes."""
         dtype = str(self.model.dtype).removeprefix("torch.")
-        return tokens * cache_bytes_per_token(self.model.config, dtype)
+        kv = (decoding or self.decoding).kv
+        return tokens * cache_bytes_per_token(self.model.config, dtype, kv)
 
     def pace(self, decoding: Decoding) -> Pace:
         """How many tokens of a prompt are fed at a time."""
@@ -297,7 +303,7 @@ class Generator:
             self.model,
             token_ids,
             room=len(token_ids) + request.max_new_tokens,
-            room_bytes=self.cache_bytes(len(token_ids) + request.max_new_tokens),
+            room_bytes=self.cache_bytes(len(token_ids) + request.max_new_tokens, request.decoding),
             decoding=request.decoding,
             pace=self.pace(request.decoding),
             key=key,
@@ -350,6 +356,7 @@ class Generator:
             name=self.name,
             device_bytes=device_memory(self.model.device.type) + held,
             attention=self.model.config._attn_implementation,
+            kv=self.decoding.kv,
         )
 
     def _check_room(self, prompt_tokens: int, new_tokens: int, where: str = "") -> None:
@@ -385,6 +392,11 @@ def _releasing() -> Iterator[None]:
     except DoesNotFit as error:
         release_frames(error)
         raise
+
+
+def _readable(decoding: Decoding) -> Decoding:
+    """A way to read without answering: what the generator uses, where it has a cache to read into."""
+    return decoding if decoding.cache != "none" else EXACT
 
 
 def _check_new(max_new_tokens: int) -> None:

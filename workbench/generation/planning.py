@@ -34,7 +34,7 @@ def plan_memory(
 ) -> MemoryPlan:
     """The memory plan of "pocket", a folder or a hub id; reads its config alone, and loads nothing.
 
-    `context`, `dtype` and `device` are those of ``load_generator``; `kv` is "fp8" for ``Decoding(cache="fp8")``;
+    `context`, `dtype` and `device` are those of ``load_generator``; `kv` is "int8" for ``Decoding(cache="int8")``;
     `batch` rows are decoded together. `device_bytes` plans for a device that is not here. The two Phi-3.5 models are
     planned without a network: by their config in the local Hugging Face cache, else by their published shapes.
     Raises ``CheckpointError`` where there is no config, and ``ValueError`` for a context beyond the model's window.

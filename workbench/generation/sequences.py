@@ -157,7 +157,7 @@ def open_sequence(
             error.__traceback__ = None
             raise DoesNotFit(
                 f"memory ran out in a sequence of up to {room:,} tokens (keys and values need {size(room_bytes)}): "
-                "ask for fewer new tokens or passages, take a smaller context, or Decoding(cache='fp8')"
+                "ask for fewer new tokens or passages, take a smaller context, or Decoding(cache='int8')"
             ) from None
 
 

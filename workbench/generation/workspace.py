@@ -96,7 +96,7 @@ def _attention(config: Any, reading: Reading) -> list[Allocation]:
     repeated = 0
     if query != keys and (is_eager or (is_masked and reading.attention == "sdpa")):
         repeated = 2 * held * query * size
-    decoded = 2 * held * keys * size if reading.kv == "fp8" else 0
+    decoded = 2 * held * keys * size if reading.kv in ("int8", "fp8") else 0
     packed = 0
     if (
         reading.device == "cpu" and size == 2
@@ -120,7 +120,7 @@ def _attention(config: Any, reading: Reading) -> list[Allocation]:
         ),
         Allocation("attention output", output),
     ]
-    if reading.kv == "fp8":  # keys are decoded, then values: float32 twice on the way
+    if reading.kv in ("int8", "fp8"):  # keys are decoded, then values: float32 twice on the way
         decoding = Allocation(DECODED, held * keys * (size + 8))
         parts = max(parts, [parts[0], decoding], key=_sum)
     return parts
