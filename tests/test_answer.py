@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -96,6 +97,26 @@ def test_free_style_parses_whatever_the_model_says(small_retriever, tiny_moe):
     assert len(answer.prompt.sources) == len(answer.hits) - len(answer.dropped)
     assert answer.generation.finish_reason in {"stop", "length"}
     assert answer.text in answer.to_dict()["answer"]
+
+
+@pytest.mark.parametrize("cache", ["reserved", "static", "int8"])
+def test_free_style_says_the_same_however_it_is_decoded(small_retriever, tiny_moe, cache):
+    """Prompt lookup on a CPU, where the generator's own cache can take guesses back."""
+    generator = replace(tiny_moe, decoding=wb.Decoding(cache=cache))
+    plain, fast = (
+        wb.ask(
+            "Which valve failed first?",
+            retriever=small_retriever,
+            generator=generator,
+            k=2,
+            style="free",
+            max_new_tokens=24,
+            decoding=decoding,
+        )
+        for decoding in (wb.Decoding(cache=cache), None)
+    )
+    assert fast.generation.token_ids == plain.generation.token_ids
+    assert (fast.routing.experts == plain.routing.experts).all()
 
 
 def test_quote_style_never_leaves_the_documents(small_retriever, tiny_moe):

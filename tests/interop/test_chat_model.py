@@ -203,17 +203,35 @@ def wait_for(done) -> None:
 
 
 def test_cancelling_a_task_stops_the_model(chat, generations):
+    """The model waits in its second pass until the task has been cancelled, so that it cannot be done before."""
+    running, cancelled = threading.Event(), threading.Event()
+    passes = []
+
+    def wait(_module, _args):
+        passes.append(1)
+        if len(passes) == 2:
+            running.set()
+            assert cancelled.wait(timeout=20)
+
     async def begin() -> None:
         long = chat.model_copy(update={"max_new_tokens": 900})
         task = asyncio.create_task(long.ainvoke("Which valve?"))
-        await asyncio.sleep(0.2)
+        while not running.is_set():
+            await asyncio.sleep(0.005)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        cancelled.set()
 
-    asyncio.run(begin())
+    handle = chat.generator.model.model.register_forward_pre_hook(wait)
+    try:
+        asyncio.run(begin())
+    finally:
+        cancelled.set()
+        handle.remove()
     wait_for(lambda: generations)
     assert generations[0].finish_reason == "cancelled"
+    assert len(passes) <= 3
 
 
 @pytest.mark.parametrize("how", ["call", "bind", "field", "stream"])

@@ -83,9 +83,9 @@ def load_generator(
     except BaseException as error:
         release_frames(error)
         raise
-    # beside the running sequence, earlier ones may keep a quarter of what the plan leaves free
+    # beside the running sequence earlier ones may stay: a quarter of what the plan leaves free, eight contexts at most
     spare = (plan.usable_bytes - plan.total_bytes) // 4
-    prefixes = PrefixCache(plan.cache_bytes + spare)
+    prefixes = PrefixCache(plan.cache_bytes + min(spare, 8 * plan.cache_bytes))
     return Generator(
         checkpoint.name,
         model,

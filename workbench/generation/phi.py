@@ -10,7 +10,7 @@ import contextlib
 import copy
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -290,15 +290,18 @@ class Generator:
         """A sequence for `token_ids` and the new tokens of `request`; other threads wait until it is closed."""
         config = self.model.config
         captured = request.capture and self.is_moe
-        key = (
-            weights_key(self.model),
-            self.regime,
-            str(self.model.dtype),
-            config._attn_implementation,
-            getattr(config, "_experts_implementation", None),
-            request.decoding.cache,
-            captured,
-        )
+
+        def key_of() -> Hashable:
+            return (
+                weights_key(self.model),
+                self.regime,
+                str(self.model.dtype),
+                config._attn_implementation,
+                getattr(config, "_experts_implementation", None),
+                request.decoding.cache,
+                captured,
+            )
+
         return open_sequence(
             self.model,
             token_ids,
@@ -306,7 +309,7 @@ class Generator:
             room_bytes=self.cache_bytes(len(token_ids) + request.max_new_tokens, request.decoding),
             decoding=request.decoding,
             pace=self.pace(request.decoding),
-            key=key,
+            key_of=key_of,
             prefixes=self.prefixes,
             recorder=RoutingRecorder(self.model) if captured else None,
             turn=self._turn,

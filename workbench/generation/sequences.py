@@ -7,7 +7,7 @@ A ``TokenSequence`` is one row that grows over one cache. Whatever happens to it
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -124,20 +124,25 @@ def open_sequence(
     room_bytes: int,
     decoding: Decoding,
     pace: Pace,
-    key: Hashable,
+    key_of: Callable[[], Hashable],
     prefixes: PrefixCache,
     recorder: RoutingRecorder | None,
     turn: AbstractContextManager[object],
 ) -> Iterator[TokenSequence]:
     """A sequence that begins with what the prefix cache has of `token_ids`, with room for `room` tokens.
 
-    At least the last token is left to feed, so that logits follow. Waits for its `turn`. Raises ``DoesNotFit`` when
+    At least the last token is left to feed, so that logits follow. Waits for its `turn`, and asks for the key of its
+    prefixes then, before it puts hooks of its own on the model. Raises ``DoesNotFit`` when
     memory runs out; the prefix cache is empty then.
     """
     import torch
 
     sequence = None
-    with turn, torch.inference_mode(), recorder or contextlib.nullcontext():
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(turn)
+        key = key_of()
+        stack.enter_context(torch.inference_mode())
+        stack.enter_context(recorder or contextlib.nullcontext())
         try:
             sequence = _begin(
                 model, token_ids[:-1], room, room_bytes, decoding, pace, key, prefixes, recorder
