@@ -171,6 +171,15 @@ def test_reading_a_prompt_routes_every_token(tiny_moe):
     assert trace.counts().sum(axis=1).tolist() == [2 * len(prompt.token_ids)] * trace.layers
 
 
+def test_how_much_is_read_in_one_pass_follows_the_context(moe_folder):
+    from workbench.generation.loading import load_generator
+
+    short = load_generator(moe_folder, context=256, device="cpu")
+    long = short.with_context(2048)
+    assert (short.whole_tokens, long.whole_tokens) == (256, 2048)
+    assert load_generator(moe_folder, context=2048, device="cpu").whole_tokens == 2048
+
+
 def test_a_context_that_does_not_fit_is_refused_and_the_generator_stays_usable(
     tiny_moe, monkeypatch
 ):

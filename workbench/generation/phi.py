@@ -97,13 +97,19 @@ class Generator:
         if not plan.fits:
             raise DoesNotFit(plan.refusal)
         self.prefixes.budget_bytes = max(self.prefixes.budget_bytes, plan.cache_bytes)
-        shared = {
-            id(tensor): tensor for tensor in [*self.model.parameters(), *self.model.buffers()]
-        }
-        model = copy.deepcopy(self.model, shared)
+        with self._turn:  # hooks of a running call must not be copied
+            tensors = [*self.model.parameters(), *self.model.buffers()]
+            model = copy.deepcopy(self.model, {id(tensor): tensor for tensor in tensors})
         pin_regime(model, regime)
         check_regime(model, regime)
-        return replace(self, model=model, context=context, regime=regime, _turn=threading.RLock())
+        return replace(
+            self,
+            model=model,
+            context=context,
+            regime=regime,
+            whole_tokens=plan.whole_tokens,
+            _turn=threading.RLock(),
+        )
 
     def generate(
         self,
@@ -210,7 +216,8 @@ class Generator:
         end = stop_ids(self.model, self.tokenizer)[0]
         separator = answer_ids(self.tokenizer, "\n", continues=True)
         longest = sorted((len(ids) for ids in answers.values()), reverse=True)[:max_sentences]
-        most = sum(longest) + max_sentences * len(separator) + 1
+        # a later sentence may begin with one token more than a first one
+        most = sum(longest) + max_sentences * (len(separator) + 1) + 1
         self._check_room(len(prompt.token_ids), most)
 
         def on_quote(n: int | None) -> None:
@@ -263,13 +270,14 @@ class Generator:
 
         Raises ``ValueError`` for a dense model.
         """
+        if not self.is_moe:
+            raise ValueError(f"{self.name} is a dense model: it routes nothing")
         self._check_room(len(prompt.token_ids), 0)
         ids = list(prompt.token_ids)
         with self.sequence(ids, Request(0, decoding=_readable(self.decoding))) as sequence:
             sequence.prefill(ids)
             choices = sequence.choices(ids)
-        if choices is None:
-            raise ValueError(f"{self.name} is a dense model: it routes nothing")
+        assert choices is not None  # recorded, for it is a MoE
         return self._trace(prompt, (), choices)
 
     def cache_bytes(self, tokens: int, decoding: Decoding | None = None) -> int:
