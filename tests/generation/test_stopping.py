@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from workbench.cancel import CancelToken
+from workbench.errors import PromptTooLong
 from workbench.generation.decoding import StopText, decode_answer
 from workbench.generation.options import Decoding, Sampling
 from workbench.generation.prompts import plain_prompt
@@ -83,3 +85,39 @@ def test_prompt_lookup_with_sampling_is_refused(tiny_moe, spoken):
         tiny_moe.generate(
             spoken[0], sampling=Sampling(temperature=1.0), decoding=Decoding(prompt_lookup_tokens=3)
         )
+
+
+@pytest.mark.parametrize("passes", [0, 1, 2, 5])
+def test_cancelling_a_batch_keeps_what_every_row_has_said(tiny_moe, spoken, passes):
+    """Cancelled before, while prompts are read, and while rows are decoded: at most one more pass."""
+    prompts = [spoken[0], plain_prompt("Why?", tokenizer=tiny_moe.tokenizer, budget_tokens=500)]
+    whole = tiny_moe.generate_batch(prompts, max_new_tokens=30)
+    cancel, counted = CancelToken(), []
+
+    def count(_module, _args):
+        counted.append(1)
+        if len(counted) == passes:
+            cancel.cancel()
+
+    if not passes:
+        cancel.cancel()
+    handle = tiny_moe.model.model.register_forward_pre_hook(count)
+    try:
+        found = tiny_moe.generate_batch(prompts, max_new_tokens=30, cancel=cancel)
+    finally:
+        handle.remove()
+    assert len(counted) <= passes + 1
+    for row, expected in zip(found, whole, strict=True):
+        assert row.finish_reason == "cancelled"
+        assert row.token_ids == expected.token_ids[: len(row.token_ids)]
+        assert expected.text.startswith(row.text.rstrip("\N{REPLACEMENT CHARACTER}"))
+        fed = max(0, len(row.token_ids) - 1)
+        assert len(row.routing.routed) == len(row.routing.token_ids)
+        assert not row.routing.routed[-1:].any() or not row.token_ids
+        assert row.routing.routed.sum() >= fed
+
+
+def test_a_row_beyond_the_context_is_named_before_anything_is_computed(tiny_moe, spoken):
+    long = plain_prompt("why " * 600, tokenizer=tiny_moe.tokenizer, budget_tokens=2000)
+    with pytest.raises(PromptTooLong, match=r"row 1: prompt .*with_context"):
+        tiny_moe.generate_batch([spoken[0], long], max_new_tokens=3)

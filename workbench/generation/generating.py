@@ -94,6 +94,8 @@ def generate_rows(
                     pad=pad_id(generator.model, generator.tokenizer),
                     cancel=request.cancel,
                 )
+        if joined is None and base.recorder is not None:  # cancelled: nothing is known to be routed
+            choices = [base.recorder.another().choices(row) for row in ids]
         if joined is not None:
             recorder = base.recorder and base.recorder.another()
             with _paused(base), recorder or contextlib.nullcontext():
