@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from transformers import DynamicCache
 from transformers.cache_utils import Fp8QuantizedLayer
 
-from workbench.errors import DoesNotFit
 from workbench.generation import kv_cache
 from workbench.generation.kv_cache import Fp8Layer, Int8Layer, ReservedLayer
 from workbench.generation.options import Decoding
@@ -154,7 +153,7 @@ def test_eight_bit_answers_are_near_and_the_same_in_chunks_batches_and_from_the_
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to offload from")
 def test_offloading_without_a_gpu_is_one_sentence(tiny_moe):
     prompt = plain_prompt("why", tokenizer=tiny_moe.tokenizer, budget_tokens=500)
-    with pytest.raises(DoesNotFit, match="there is no GPU: use 'reserved'"):
+    with pytest.raises(ValueError, match="there is no GPU: use 'reserved'"):
         tiny_moe.generate(prompt, decoding=Decoding(cache="offloaded"))
 
 

@@ -137,6 +137,66 @@ def test_the_same_seed_samples_the_same_tokens(tiny_moe):
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
+def test_threads_that_sample_do_not_disturb_each_other(tiny_moe):
+    import threading
+
+    twin = tiny_moe.with_context(1000)
+    prompt = prompt_for(tiny_moe)
+
+    def draw(generator, seed):
+        sampling = Sampling(temperature=1.5, seed=seed)
+        return [
+            generator.generate(prompt, max_new_tokens=8, sampling=sampling).token_ids
+            for _ in range(5)
+        ]
+
+    alone = {seed: draw(g, seed) for seed, g in ((0, tiny_moe), (1, twin))}
+    before, together = torch.random.get_rng_state(), {}
+    threads = [
+        threading.Thread(target=lambda g=g, seed=seed: together.update({seed: draw(g, seed)}))
+        for seed, g in ((0, tiny_moe), (1, twin))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert together == alone
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_draws_have_the_frequencies_of_the_softmax():
+    from workbench.generation.decoding import Draw
+
+    scores = torch.tensor([[2.0, 1.0, 0.0, -1.0]]).repeat(20000, 1)
+    temperature, top_p = 0.8, 0.9
+    draw = Draw(Sampling(temperature=temperature, top_p=top_p, seed=5), torch.device("cpu"))
+    found = np.bincount(draw(torch.zeros(20000, 1), scores).argmax(dim=1), minlength=4) / 20000
+    law = np.exp(scores[0].numpy() / temperature)
+    law /= law.sum()
+    kept = np.array([True, True, False, False])  # 0.75 and 0.21: together above 0.9
+    np.testing.assert_allclose(found, np.where(kept, law, 0) / law[kept].sum(), atol=0.015)
+
+
+def test_what_a_checkpoint_wants_of_generate_stays_out_of_every_call(moe_folder, tmp_path):
+    """Beams, penalties and the like in generation_config.json would change or break answers."""
+    import json
+    import shutil
+
+    from workbench.generation.loading import load_generator
+
+    folder = shutil.copytree(moe_folder, tmp_path / "model")
+    path = folder / "generation_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(
+        json.dumps({**config, "num_beams": 2, "repetition_penalty": 1.7, "do_sample": True})
+    )
+    plain, odd = (load_generator(f, context=1024, device="cpu") for f in (moe_folder, folder))
+    prompt = prompt_for(plain)
+    assert odd.generate(prompt, max_new_tokens=8).token_ids == (
+        plain.generate(prompt, max_new_tokens=8).token_ids
+    )
+
+
 def test_log_probabilities_of_sampled_tokens_are_the_models_own(tiny_moe):
     """Temperature and top-p change what is drawn, not what is reported."""
     prompt = prompt_for(tiny_moe)

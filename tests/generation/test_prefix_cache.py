@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workbench.cancel import CancelToken
+from workbench.errors import Cancelled
 from workbench.generation.kv_cache import held_bytes
 from workbench.generation.options import Decoding
 from workbench.generation.prefix_cache import Prefix, PrefixCache, common_tokens
@@ -202,7 +205,8 @@ def test_what_was_read_before_a_cancel_or_an_interrupt_is_kept_and_right(moe, wh
     assert not nothing.routing.routed.any()
 
 
-def test_cancelling_between_chunks_keeps_the_chunks(moe):
+def test_cancelling_within_a_chunk_gives_it_up_and_keeps_those_before(moe):
+    """Also where a prompt is read in one pass: the model stops between two layers."""
     prompt = asking(moe, "Which valve failed first?")
     cancel = CancelToken()
     passes = []
@@ -215,9 +219,27 @@ def test_cancelling_between_chunks_keeps_the_chunks(moe):
     handle = moe.model.model.layers[0].register_forward_pre_hook(watch)
     found = moe.generate(prompt, cancel=cancel, decoding=Decoding(prefill_tokens=30))
     assert found.finish_reason == "cancelled"
-    assert found.routing.routed.sum() == 60
+    assert found.routing.routed.sum() == 30
+    assert (found.cache.computed_tokens, found.cache.reused_tokens) == (30, 0)
     again = moe.generate(prompt, max_new_tokens=2)
-    assert again.cache.reused_tokens == 60
+    assert again.cache.reused_tokens == 30
+    handle.remove()
+
+    late = CancelToken()
+    layers = []
+
+    def stop_late(_module, _args):
+        layers.append(1)
+        late.cancel()
+
+    moe.prefixes.clear()
+    handle = moe.model.model.layers[1].register_forward_pre_hook(stop_late)
+    nothing = moe.generate(prompt, cancel=late)
+    assert (nothing.finish_reason, nothing.cache.computed_tokens, len(layers)) == (
+        "cancelled",
+        0,
+        1,
+    )
     handle.remove()
 
 
@@ -287,3 +309,92 @@ def test_take_finds_the_longest_common_beginning_by_brute_force(puts, wanted, bu
     found = prefixes.take("k", wanted)
     assert (found[1] if found else 0) == best
     assert len(prefixes) == len(held) - (best > 0)
+
+
+def test_a_weight_that_is_replaced_never_meets_keys_of_the_one_before(moe):
+    """Addresses and ids of freed parameters are given again, with the same version."""
+    projection = moe.model.model.layers[1].self_attn.q_proj
+    original = projection.weight
+    prompt = asking(moe, "Why?")
+    try:
+        for scale in (1, 3, -1, 0.2, 2, -2, 5, 1, 3, 0.5, 4, -3):
+            projection.weight = torch.nn.Parameter((original.detach() * scale).clone())
+            gc.collect()
+            found = moe.generate(prompt, max_new_tokens=2)
+            assert found.cache.reused_tokens == 0
+    finally:
+        projection.weight = original
+
+
+def test_training_mode_is_refused_also_without_capture(moe):
+    moe.model.train()
+    try:
+        with pytest.raises(ValueError, match=r"model\.eval\(\)"):
+            moe.generate(asking(moe, "Why?"), max_new_tokens=2, capture=False)
+    finally:
+        moe.model.eval()
+
+
+def test_a_call_from_within_a_call_is_refused_and_the_outer_one_can_go_on(moe):
+    prompt, errors = asking(moe, "Which valve failed first?"), []
+    expected = moe.generate(prompt, max_new_tokens=6)
+
+    def call_again(_text):
+        for call in (lambda: moe.generate(prompt, max_new_tokens=2), lambda: moe.with_context(512)):
+            with pytest.raises(ValueError, match="in the middle of an answer") as caught:
+                call()
+            errors.append(caught.value)
+
+    found = moe.generate(prompt, max_new_tokens=6, on_text=call_again)
+    assert errors
+    assert found.token_ids == expected.token_ids
+    np.testing.assert_array_equal(found.routing.routed, expected.routing.routed)
+
+
+def test_a_call_that_waits_for_its_turn_can_be_cancelled(moe):
+    cancel, waiting = CancelToken(), threading.Event()
+    prompt, outcome = asking(moe, "Why?"), []
+
+    def wait():
+        waiting.set()
+        try:
+            moe.generate(prompt, max_new_tokens=2, cancel=cancel)
+        except Cancelled as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=wait)
+    with moe._turn.taken():
+        thread.start()
+        waiting.wait()
+        cancel.cancel()
+        thread.join(timeout=20)
+    assert "waited for another one" in str(outcome[0])
+
+
+def test_a_budget_takes_effect_at_once_and_stays_as_it_was_set(moe):
+    moe.generate(asking(moe, "Why?"), max_new_tokens=2)
+    assert len(moe.prefixes) == 1
+    moe.prefixes.budget_bytes = 0
+    assert len(moe.prefixes) == 0
+    moe.with_context(2048)
+    assert moe.prefixes.budget_bytes == 0
+    with pytest.raises(ValueError, match="at least 0"):
+        moe.prefixes.budget_bytes = -1
+
+
+def test_a_larger_context_gets_a_larger_budget_unless_it_was_set(moe_folder):
+    from workbench.generation.loading import load_generator
+
+    small = load_generator(moe_folder, context=256, device="cpu")
+    large = load_generator(moe_folder, context=2048, device="cpu")
+    assert small.with_context(2048).prefixes.budget_bytes == large.prefixes.budget_bytes
+
+
+def test_room_for_an_answer_that_stayed_short_is_given_back(moe):
+    prompt = prompt_of(moe, "why")
+    moe.generate(prompt, max_new_tokens=800, stop=list("abcdefghijklmnopqrstuvwxyz "))
+    assert moe.prefixes.held_bytes < moe.cache_bytes(400)
+    again = moe.generate(prompt, max_new_tokens=5)
+    fresh = replace(moe, prefixes=PrefixCache(0)).generate(prompt, max_new_tokens=5)
+    assert again.cache.reused_tokens > 0
+    assert again.token_ids == fresh.token_ids

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from workbench.cancel import CancelToken
 from workbench.generation.kv_cache import empty_like, show, take_prefix, view_rows
 from workbench.generation.prefix_cache import common_tokens
-from workbench.generation.sequences import Pace, TokenSequence
+from workbench.generation.sequences import Pace, TokenSequence, stoppable
 from workbench.routing.capture import Choices, RoutingRecorder
 
 if TYPE_CHECKING:
@@ -138,14 +138,15 @@ def _feed(
 
     limit = pace.whole if start == 0 and len(rows) * len(rows[0]) <= pace.whole else pace.chunk
     width = max(1, limit // len(rows))
-    with recorder or contextlib.nullcontext():
-        for at in range(start, len(rows[0]), width):
-            if cancel is not None and cancel.is_cancelled:
-                return False
+    at = start
+    with recorder or contextlib.nullcontext(), stoppable(model, cancel):
+        while at < len(rows[0]):
+            part = [row[at : at + width] for row in rows]
             model(
-                input_ids=torch.tensor([row[at : at + width] for row in rows], device=model.device),
+                input_ids=torch.tensor(part, device=model.device),
                 past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=1,
             )
-    return True
+            at += width
+    return at >= len(rows[0])

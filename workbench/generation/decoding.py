@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from workbench.cancel import CancelToken
 from workbench.errors import CheckpointError
+from workbench.generation.options import Sampling
 from workbench.generation.results import Timing
 
 if TYPE_CHECKING:
@@ -117,6 +118,32 @@ class Watch:
         now = time.perf_counter()
         first = self._first if self._first is not None else now
         return Timing(first - self._started, now - first)
+
+
+class Draw:
+    """A logits processor that draws: the largest of the scores, each shifted by noise, is a sample of their softmax.
+
+    The Gumbel-max trick (Gumbel 1954; Maddison, Tarlow and Minka 2014, arXiv 1411.0030). The random numbers are of a
+    generator of its own, so that threads and the caller's seed are left alone.
+    """
+
+    def __init__(self, sampling: Sampling, device: torch.device) -> None:
+        import torch
+        from transformers import TemperatureLogitsWarper, TopPLogitsWarper
+
+        self._random = torch.Generator(device=device).manual_seed(sampling.seed)
+        self._warpers: list[Any] = [TemperatureLogitsWarper(sampling.temperature)]
+        if sampling.top_p < 1:
+            self._warpers.append(TopPLogitsWarper(sampling.top_p))
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Scores [rows, vocabulary] shifted by Gumbel noise."""
+        import torch
+
+        for warp in self._warpers:
+            scores = warp(input_ids, scores)
+        noise = torch.empty_like(scores).exponential_(generator=self._random)
+        return scores - noise.log()
 
 
 class StopText:

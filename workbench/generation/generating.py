@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from workbench.generation.batches import join_rows
-from workbench.generation.decoding import OnText, TextStreamer, Watch, pad_id, stop_ids
+from workbench.generation.decoding import Draw, OnText, TextStreamer, Watch, pad_id, stop_ids
 from workbench.generation.kv_cache import cached_tokens
 from workbench.generation.options import Request
 from workbench.generation.prompts import Prompt
@@ -53,6 +53,7 @@ def generate_one(
             sequence.token_ids = [*ids, *answer]
         choices = _finished(sequence.choices([*ids, *answer]), answer)
         timing = watch.timing()
+        computed = min(len(ids) - sequence.reused_tokens, sequence.computed_tokens)
     return generator.result(
         prompt,
         answer,
@@ -60,7 +61,7 @@ def generate_one(
         choices=choices,
         finish=_finish(generator, answer, watch, request, 0),
         timing=timing,
-        computed=len(ids) - sequence.reused_tokens,
+        computed=computed if request.decoding.cache != "none" else len(ids),
         reused=sequence.reused_tokens,
         stop=request.stop,
     )
@@ -129,7 +130,7 @@ def generate_rows(
             choices=choices[row],
             finish=_finish(generator, answers[row], watch, request, row),
             timing=timing,
-            computed=len(ids[row]) - reused[row],
+            computed=len(ids[row]) - reused[row] if joined is not None else 0,
             reused=reused[row],
             stop=request.stop,
         )
@@ -167,24 +168,19 @@ def _run(
         max_new_tokens=request.max_new_tokens,
         eos_token_id=stop_ids(generator.model, generator.tokenizer),
         pad_token_id=pad_id(generator.model, generator.tokenizer),
-        do_sample=sampling.temperature > 0,
+        do_sample=False,  # sampling is the likeliest of randomly shifted scores: see Draw
         use_cache=cache is not None,
         disable_compile=True,  # a compiled graph reuses the tensors that the recorder keeps
         prompt_lookup_num_tokens=lookup or None,
     )
-    if sampling.temperature > 0:
-        config.temperature, config.top_p, config.top_k = sampling.temperature, sampling.top_p, 0
-    fed = cached_tokens(cache) if lookup else 0
-    # leaves the caller's seed alone
-    with torch.random.fork_rng(enabled=sampling.temperature > 0), _feeding_rest(generator, fed):
-        if sampling.temperature > 0:
-            torch.manual_seed(sampling.seed)
+    draws = [] if sampling.temperature == 0 else [Draw(sampling, generator.model.device)]
+    with _feeding_rest(generator, cached_tokens(cache) if lookup else 0):
         output: torch.Tensor = generator.model.generate(
             input_ids,
             attention_mask=torch.ones_like(input_ids) if attention_mask is None else attention_mask,
             generation_config=config,
             past_key_values=cache,
-            logits_processor=[watch.see_scores],
+            logits_processor=[watch.see_scores, *draws],
             stopping_criteria=[watch.stop],
             streamer=streamer,
         )

@@ -13,7 +13,6 @@ import torch
 from transformers import DynamicCache, StaticCache
 from transformers.cache_utils import Cache, DynamicLayer
 
-from workbench.errors import DoesNotFit
 from workbench.generation.options import CacheKind
 
 
@@ -59,6 +58,14 @@ class ReservedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
             self.rooms = [_moved(room, count, capacity) for room in self.rooms]
             self._show(count)
         self.capacity = capacity
+
+    def shrink(self, capacity: int) -> None:
+        """Give back room beyond `capacity` tokens where it is more than half."""
+        if self.is_initialized and capacity < self.capacity // 2:
+            count = self.get_seq_length()
+            self.rooms = [_moved(room, count, capacity) for room in self.rooms]
+            self.capacity = capacity
+            self._show(count)
 
     def crop(self, tokens_to_remove: int) -> None:
         """Take the last tokens back: transformers passes their number as a negative one."""
@@ -185,7 +192,7 @@ LAYERS = {"reserved": ReservedLayer, "int8": Int8Layer, "fp8": Fp8Layer}
 def make_cache(config: Any, kind: CacheKind, capacity: int) -> Any:
     """An empty cache for up to `capacity` tokens; None where everything is to be computed anew.
 
-    Raises ``DoesNotFit`` for "offloaded" without a GPU to offload from.
+    Raises ``ValueError`` for "offloaded" without a GPU to offload from.
     """
     layers = config.num_hidden_layers
     if kind == "none":
@@ -194,7 +201,7 @@ def make_cache(config: Any, kind: CacheKind, capacity: int) -> Any:
         return StaticCache(config=config, max_cache_len=capacity)
     if kind == "offloaded":
         if not torch.cuda.is_available():
-            raise DoesNotFit(
+            raise ValueError(
                 "cache='offloaded' moves keys and values from a GPU to host memory, and there is no GPU: "
                 "use 'reserved', or 'int8' for half the memory"
             )
@@ -220,6 +227,12 @@ def reserve(cache: Any, capacity: int) -> None:
     for layer in cache.layers:
         if isinstance(layer, ReservedLayer):
             layer.reserve(capacity)
+
+
+def shrink(cache: Any, capacity: int) -> None:
+    """Give back room that was set aside for an answer which became shorter."""
+    for layer in _reserved(cache):
+        layer.shrink(capacity)
 
 
 def empty_like(cache: Any, *, rows: int, capacity: int) -> Any:

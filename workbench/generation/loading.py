@@ -17,6 +17,7 @@ from workbench.generation.checkpoints import (
     read_pretrained,
     release_frames,
 )
+from workbench.generation.known_shapes import KNOWN_SHAPES
 from workbench.generation.longrope import (
     Regime,
     check_regime,
@@ -61,11 +62,13 @@ def load_generator(
     if attention not in get_args(Attention):
         raise ValueError(f"attention={attention!r} is none of {', '.join(get_args(Attention))}")
     checkpoint, reason = (find_checkpoint(spec), "") if spec is not None else _default_checkpoint()
+    if checkpoint.name in KNOWN_SHAPES and not is_on_disk(checkpoint):
+        # 80 GB are not worth fetching, nor a hub worth waiting for, where the model cannot fit
+        _refuse_unless_fits(checkpoint.name, context, dtype, device, attention, decoding)
     config = load_config(checkpoint)
     context = original_window(config) if context is None else context
     regime = regime_for(config, context)
     device = pick_device(device)
-    _check_device(device)
     plan = plan_for(
         config,
         context=context,
@@ -83,9 +86,7 @@ def load_generator(
     except BaseException as error:
         release_frames(error)
         raise
-    # beside the running sequence earlier ones may stay: a quarter of what the plan leaves free, eight contexts at most
-    spare = (plan.usable_bytes - plan.total_bytes) // 4
-    prefixes = PrefixCache(plan.cache_bytes + min(spare, 8 * plan.cache_bytes))
+    prefixes = PrefixCache(plan.prefix_bytes)
     return Generator(
         checkpoint.name,
         model,
@@ -99,11 +100,35 @@ def load_generator(
     )
 
 
+def _refuse_unless_fits(
+    name: str,
+    context: int | None,
+    dtype: str | None,
+    device: str,
+    attention: str,
+    decoding: Decoding,
+) -> None:
+    shape = KNOWN_SHAPES[name]
+    context = original_window(shape) if context is None else context
+    regime_for(shape, context)
+    plan = plan_for(
+        shape,
+        context=context,
+        dtype=dtype,
+        device=device,
+        name=name,
+        kv=decoding.kv,
+        attention=attention,
+    )
+    if not plan.fits:
+        raise DoesNotFit(plan.refusal)
+
+
 def _load(
     checkpoint: Checkpoint, config: Any, dtype: str, device: str, regime: Regime, attention: str
 ) -> tuple[Any, Any]:
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, GenerationConfig
 
     tokenizer = _load_tokenizer(checkpoint, config)
     if not checkpoint.is_local:
@@ -134,6 +159,11 @@ def _load(
     check_finite(model.named_parameters(), checkpoint.name)
     pin_regime(model, regime)
     check_regime(model, regime)
+    own = model.generation_config
+    # beams, penalties and caches of a checkpoint's own would get into every call; what is asked for is in the call
+    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+        bos_token_id=own.bos_token_id, eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id
+    )
     return model.eval(), tokenizer
 
 
@@ -163,23 +193,6 @@ def _load_tokenizer(checkpoint: Checkpoint, config: Any) -> Any:
             "both from the same source"
         )
     return tokenizer
-
-
-def _check_device(device: str) -> None:
-    import torch
-
-    count = {
-        "cpu": 1,
-        "cuda": torch.cuda.device_count(),
-        "mps": int(torch.backends.mps.is_available()),
-    }
-    kind, _, number = device.partition(":")
-    if kind not in count or not (number or "0").isdecimal():
-        raise ValueError(f"device={device!r} is none of auto, cpu, cuda, cuda:0 … and mps")
-    if int(number or 0) >= count[kind]:
-        raise ValueError(
-            f"device={device!r} is not here, PyTorch sees {count[kind]} of {kind}: leave it at 'auto'"
-        )
 
 
 def _check_flash(attention: str, device: str, dtype: str) -> None:

@@ -67,6 +67,15 @@ class MemoryPlan:
         return self.weight_bytes + max(running, self.loading_bytes)
 
     @property
+    def prefix_bytes(self) -> int:
+        """What earlier sequences may hold beside the running one: a context, and up to eight more of spare memory.
+
+        A quarter of what the plan leaves free is the limit.
+        """
+        spare = max(0, self.usable_bytes - self.total_bytes) // 4
+        return self.cache_bytes + min(spare, 8 * self.cache_bytes)
+
+    @property
     def usable_bytes(self) -> int:
         """What the device has, less the reserve of 8 %."""
         return int(self.device_bytes * (1 - RESERVE))

@@ -21,10 +21,13 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.temperature < 0 or not 0 < self.top_p <= 1:
+        is_right = self.temperature == 0 or 1e-6 <= self.temperature < float("inf")
+        if not is_right or not 0 < self.top_p <= 1:
             raise ValueError(
-                f"temperature={self.temperature} must be ≥ 0 and top_p={self.top_p} in (0, 1]"
+                f"temperature={self.temperature} must be 0 or at least 1e-6 and top_p={self.top_p} in (0, 1]"
             )
+        if not 0 <= self.seed < 1 << 63:
+            raise ValueError(f"seed={self.seed} must be between 0 and 2**63 - 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,10 @@ class Request:
     def __post_init__(self) -> None:
         if isinstance(self.stop, str) or not all(self.stop):
             raise ValueError(f"stop={self.stop!r} must be a list of strings that are not empty")
+        if not isinstance(self.decoding, Decoding):
+            raise ValueError(
+                f"decoding={self.decoding!r} must be a Decoding, like Decoding(cache='int8')"
+            )
         if self.max_new_tokens < 0:
             raise ValueError(f"max_new_tokens={self.max_new_tokens} must be at least 0")
         if self.sampling.temperature > 0 and self.decoding.prompt_lookup_tokens:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import threading
 import time
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -38,7 +37,7 @@ from workbench.generation.prefix_cache import PrefixCache
 from workbench.generation.prompts import ABSTENTION, Prompt, known_marks
 from workbench.generation.quoting import decode_quotes
 from workbench.generation.results import CacheReport, Candidate, FinishReason, Generation, Timing
-from workbench.generation.sequences import Pace, TokenSequence, open_sequence, weights_key
+from workbench.generation.sequences import Pace, TokenSequence, Turn, open_sequence, weights_key
 from workbench.routing.capture import Choices, RoutingRecorder, TokenTable
 from workbench.routing.trace import RoutingTrace
 
@@ -62,7 +61,7 @@ class Generator:
     prefixes: PrefixCache = field(default_factory=lambda: PrefixCache(0))
     whole_tokens: int = 0
     decoding: Decoding = EXACT
-    _turn: threading.RLock = field(default_factory=threading.RLock, repr=False)
+    _turn: Turn = field(default_factory=Turn, repr=False)
 
     def __repr__(self) -> str:
         kind = "MoE" if self.is_moe else "dense"
@@ -96,19 +95,20 @@ class Generator:
         plan = self._plan(context)
         if not plan.fits:
             raise DoesNotFit(plan.refusal)
-        self.prefixes.budget_bytes = max(self.prefixes.budget_bytes, plan.cache_bytes)
-        with self._turn:  # hooks of a running call must not be copied
+        self.prefixes.suggest_budget(plan.prefix_bytes)
+        with self._turn.taken():  # hooks of a running call must not be copied
             tensors = [*self.model.parameters(), *self.model.buffers()]
             model = copy.deepcopy(self.model, {id(tensor): tensor for tensor in tensors})
         pin_regime(model, regime)
         check_regime(model, regime)
+        model.eval()  # the new rotary embedding too
         return replace(
             self,
             model=model,
             context=context,
             regime=regime,
             whole_tokens=plan.whole_tokens,
-            _turn=threading.RLock(),
+            _turn=Turn(),
         )
 
     def generate(
@@ -246,7 +246,6 @@ class Generator:
                 later=lambda n: tokens_of(n, continues=True),
             )
             choices = sequence.choices([*ids, *quotes.token_ids])
-        computed = len(ids) - sequence.reused_tokens
         generation = self.result(
             prompt,
             quotes.token_ids,
@@ -255,7 +254,7 @@ class Generator:
             choices=choices,
             finish="cancelled" if quotes.was_cancelled else "stop",
             timing=Timing(prefill_seconds, time.perf_counter() - started - prefill_seconds),
-            computed=computed,
+            computed=min(len(ids) - sequence.reused_tokens, sequence.computed_tokens),
             reused=sequence.reused_tokens,
         )
         ranked = sorted(quotes.scores.items(), key=lambda item: -item[1])
@@ -321,6 +320,7 @@ class Generator:
             prefixes=self.prefixes,
             recorder=RoutingRecorder(self.model) if captured else None,
             turn=self._turn,
+            cancel=request.cancel,
         )
 
     def result(
@@ -371,7 +371,12 @@ class Generator:
         )
 
     def _check_room(self, prompt_tokens: int, new_tokens: int, where: str = "") -> None:
-        need = prompt_tokens + new_tokens
+        need, longest = prompt_tokens + new_tokens, self.model.config.max_position_embeddings
+        if need > longest:
+            raise PromptTooLong(
+                f"{where}prompt ({prompt_tokens}) and answer ({new_tokens}) need {need} tokens, and {self.name} was "
+                f"made for {longest}: ask for fewer new tokens or shorten the prompt"
+            )
         if need > self.context:
             raise PromptTooLong(
                 f"{where}prompt ({prompt_tokens}) and answer ({new_tokens}) need {need} tokens, the context is "

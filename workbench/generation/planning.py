@@ -76,7 +76,13 @@ def plan_for(
     source: str = "its config.json",
 ) -> MemoryPlan:
     """The memory plan that ``load_generator`` checks: dtype and device resolved as it resolves them."""
+    if device_bytes is None and device != "auto":
+        check_device(device)
     device = pick_device(device)
+    if kv == "offloaded" and not device.startswith("cuda"):
+        raise ValueError(
+            f"cache='offloaded' moves keys and values from a GPU to host memory, this is {device}: use 'int8'"
+        )
     available = device_memory(device) if device_bytes is None else device_bytes
 
     def plan(precision: str) -> MemoryPlan:
@@ -147,3 +153,22 @@ def _cached(hub_id: str, name: str) -> Path | None:
 
     path = try_to_load_from_cache(hub_id, name)
     return Path(path) if isinstance(path, str) else None
+
+
+def check_device(device: str) -> None:
+    """Raise ``ValueError`` for a device that PyTorch does not see here."""
+    import torch
+
+    count = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
+    }
+    kind, _, number = device.partition(":")
+    if kind not in count or not (number or "0").isdecimal():
+        raise ValueError(f"device={device!r} is none of auto, cpu, cuda, cuda:0 … and mps")
+    if int(number or 0) >= count[kind]:
+        raise ValueError(
+            f"device={device!r} is not here, PyTorch sees {count[kind]} of {kind}: leave it at 'auto', or plan for one "
+            "elsewhere with device_bytes=24 * 10**9"
+        )

@@ -45,7 +45,8 @@ class PrefixCache:
     """
 
     def __init__(self, budget_bytes: int) -> None:
-        self.budget_bytes = budget_bytes
+        self._budget_bytes = budget_bytes
+        self._is_set = False
         self._prefixes: list[Prefix] = []  # the least recently used first
         self._lock = threading.Lock()
 
@@ -55,6 +56,23 @@ class PrefixCache:
     def __repr__(self) -> str:
         count = f"{len(self)} prefix{'' if len(self) == 1 else 'es'}"
         return f"PrefixCache({count}, {size(self.held_bytes)} of {size(self.budget_bytes)}; next: .clear())"
+
+    @property
+    def budget_bytes(self) -> int:
+        """What all prefixes may hold together; setting it takes effect at once, and 0 turns reuse off."""
+        return self._budget_bytes
+
+    @budget_bytes.setter
+    def budget_bytes(self, budget_bytes: int) -> None:
+        if budget_bytes < 0:
+            raise ValueError(f"budget_bytes={budget_bytes} must be at least 0")
+        self._budget_bytes, self._is_set = budget_bytes, True
+        self.make_room(0)
+
+    def suggest_budget(self, budget_bytes: int) -> None:
+        """Raise the budget for a larger context, unless somebody has set it."""
+        if not self._is_set:
+            self._budget_bytes = max(self._budget_bytes, budget_bytes)
 
     @property
     def held_bytes(self) -> int:

@@ -7,8 +7,9 @@ A ``TokenSequence`` is one row that grows over one cache. Whatever happens to it
 from __future__ import annotations
 
 import contextlib
+import itertools
+import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from workbench.generation.kv_cache import (
     held_bytes,
     make_cache,
     reserve,
+    shrink,
     take_prefix,
     truncate,
 )
@@ -84,12 +86,18 @@ class TokenSequence:
         chunk = self.pace.chunk
         if not self.token_ids and len(token_ids) <= self.pace.whole:
             chunk = self.pace.whole
-        while len(self.token_ids) < len(token_ids):
-            if cancel is not None and cancel.is_cancelled:
-                return False
-            start = len(self.token_ids)
-            self._forward(token_ids[start : start + chunk], 1)
-        return True
+        with stoppable(self._model, cancel):
+            while len(self.token_ids) < len(token_ids):
+                start = len(self.token_ids)
+                self._forward(token_ids[start : start + chunk], 1)
+        if len(self.token_ids) < len(token_ids):
+            truncate(self.cache, len(self.token_ids))
+        return len(self.token_ids) == len(token_ids)
+
+    @property
+    def computed_tokens(self) -> int:
+        """How many tokens of the sequence were fed, not reused."""
+        return len(self.token_ids) - self.reused_tokens
 
     def rewind(self, count: int) -> None:
         """Take the last `count` tokens back."""
@@ -127,19 +135,20 @@ def open_sequence(
     key_of: Callable[[], Hashable],
     prefixes: PrefixCache,
     recorder: RoutingRecorder | None,
-    turn: AbstractContextManager[object],
+    turn: Turn,
+    cancel: CancelToken | None = None,
 ) -> Iterator[TokenSequence]:
     """A sequence that begins with what the prefix cache has of `token_ids`, with room for `room` tokens.
 
-    At least the last token is left to feed, so that logits follow. Waits for its `turn`, and asks for the key of its
-    prefixes then, before it puts hooks of its own on the model. Raises ``DoesNotFit`` when
-    memory runs out; the prefix cache is empty then.
+    At least the last token is left to feed, so that logits follow. Waits for its `turn` (see ``Turn.taken``), and asks
+    for the key of its prefixes then, before it puts hooks of its own on the model. Raises ``DoesNotFit`` when memory
+    runs out; the prefix cache is empty then.
     """
     import torch
 
     sequence = None
     with contextlib.ExitStack() as stack:
-        stack.enter_context(turn)
+        stack.enter_context(turn.taken(cancel))
         key = key_of()
         stack.enter_context(torch.inference_mode())
         stack.enter_context(recorder or contextlib.nullcontext())
@@ -177,20 +186,85 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def weights_key(model: Any) -> Hashable:
-    """What a model computes with: its weights, by place and version, and the hooks that were put on it.
+    """What a model computes with: its weights, by identity, place and version, and the hooks that were put on it.
 
-    Changes when a weight is overwritten in place or a hook comes or goes, so that no key of the prefix cache made
-    before fits afterwards. A write through ``tensor.data`` is not noticed: clear the prefix cache then.
+    Changes when a weight is replaced or overwritten in place or a hook comes or goes, so that no key of the prefix
+    cache made before fits afterwards. A write through ``tensor.data`` and a patched ``forward`` are not noticed: clear
+    the prefix cache then. Raises ``ValueError`` in training mode, where nothing computed once holds a second time.
     """
     weights = tuple(
-        (p.data_ptr(), 0 if p.is_inference() else p._version) for p in model.parameters()
+        (_number(p), p.data_ptr(), 0 if p.is_inference() else p._version)
+        for p in model.parameters()
     )
-    hooks = tuple(
-        number
-        for module in model.modules()
-        for number in (*module._forward_hooks, *module._forward_pre_hooks)
-    )
-    return hash(weights), hooks
+    hooks = []
+    for module in model.modules():
+        if module.training:
+            raise ValueError("the model is in training mode: call generator.model.eval() first")
+        hooks += [*module._forward_hooks, *module._forward_pre_hooks]
+    return hash(weights), tuple(hooks)
+
+
+class Turn:
+    """One call of a generator at a time: other threads wait, a call from within a call is refused."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._owner: int | None = None
+
+    @contextlib.contextmanager
+    def taken(self, cancel: CancelToken | None = None) -> Iterator[None]:
+        """Wait for the turn; raises ``Cancelled`` if `cancel` is set meanwhile, ``ValueError`` within a call."""
+        if self._owner == threading.get_ident():
+            raise ValueError(
+                "this generator is in the middle of an answer: what is called while it speaks (on_text, a hook) must "
+                "not call it again"
+            )
+        while not self._lock.acquire(timeout=0.05):
+            if cancel is not None:
+                cancel.raise_if_cancelled("a call that waited for another one")
+        self._owner = threading.get_ident()
+        try:
+            yield
+        finally:
+            self._owner = None
+            self._lock.release()
+
+
+class _Stopped(Exception):
+    pass
+
+
+@contextlib.contextmanager
+def stoppable(model: Any, cancel: CancelToken | None) -> Iterator[None]:
+    """Give a forward pass up between two layers once `cancel` is set; what it left in a cache is to be cut off."""
+
+    def look(_module: Any, _args: Any) -> None:
+        if cancel is not None and cancel.is_cancelled:
+            raise _Stopped
+
+    handles = [layer.register_forward_pre_hook(look) for layer in model.model.layers if cancel]
+    try:
+        with contextlib.suppress(_Stopped):
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+_numbers: Any = None  # a WeakIdKeyDictionary, made when torch is there
+_counter = itertools.count()
+
+
+def _number(parameter: Any) -> int:
+    """A number that no other parameter ever had: addresses and ids are given again to others."""
+    global _numbers
+    if _numbers is None:
+        from torch.utils.weak import WeakIdKeyDictionary
+
+        _numbers = WeakIdKeyDictionary()
+    if parameter not in _numbers:
+        _numbers[parameter] = next(_counter)
+    return int(_numbers[parameter])
 
 
 def _begin(
@@ -240,6 +314,7 @@ def _keep(sequence: TokenSequence, key: Hashable, prefixes: PrefixCache) -> None
     count = min(len(sequence.token_ids), cached_tokens(sequence.cache))
     ids = sequence.token_ids[:count]
     truncate(sequence.cache, count)
+    shrink(sequence.cache, count)
     choices = sequence.choices(ids)
     if choices is not None and not choices.routed.all():
         return  # somebody fed the model outside of what was recorded

@@ -229,7 +229,10 @@ class PhiChatModel(BaseChatModel):
             tokenizer=self.generator.tokenizer,
             budget_tokens=self.generator.context - new_tokens,
         )
-        return _Call(prompt, new_tokens, sampling, tuple(stop or self.stop or ()))
+        ends = stop or self.stop or ()
+        if isinstance(ends, str):
+            raise ValueError(f"stop={ends!r} must be a list of strings, like [{ends!r}]")
+        return _Call(prompt, new_tokens, sampling, tuple(ends))
 
 
 @dataclass(frozen=True, slots=True)

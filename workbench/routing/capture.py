@@ -110,16 +110,21 @@ class RoutingRecorder:
             )
 
     def __enter__(self) -> RoutingRecorder:
-        inner = self._model.model
-        self._handles.append(inner.register_forward_pre_hook(self._begin, with_kwargs=True))
-        for router in self._routers:
-            self._handles.append(router.register_forward_hook(self._record))
+        try:
+            inner = self._model.model
+            self._handles.append(inner.register_forward_pre_hook(self._begin, with_kwargs=True))
+            for router in self._routers:
+                self._handles.append(router.register_forward_hook(self._record))
+        except BaseException:  # an interrupt must not leave hooks behind
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        self._is_paused = True  # whatever happens now, nothing more is recorded
+        while self._handles:
+            self._handles[-1].remove()
+            self._handles.pop()
 
     def another(self) -> RoutingRecorder:
         """A recorder of the same model, for passes that do not belong to this one's sequence: see ``paused``."""
