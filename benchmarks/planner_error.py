@@ -97,7 +97,12 @@ def compare(
     import workbench as wb
 
     plan = wb.plan_memory(
-        folder, context=context, dtype=dtype, kv=kv, device=arguments.device, device_bytes=1 << 40
+        folder,
+        context=context,
+        dtype=dtype,
+        cache="int8" if kv == "int8" else "reserved",
+        device=arguments.device,
+        device_bytes=1 << 40,
     )
     command = [sys.executable, __file__, "--device", arguments.device]
     command += ["--child", str(folder), str(context), dtype, kv, read]

@@ -63,3 +63,18 @@ def test_the_example_runs_word_by_word():
         check=False,
     )
     assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.slow
+def test_the_examples_of_the_page_on_long_prompts_run():
+    page = (ROOT / "docs" / "long-prompts.md").read_text("utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 3
+    # the first names a real Phi, the others run on any generator; a shorter document is quicker
+    code = "\n".join(
+        ["import workbench as wb", "generator = wb.load_generator('pocket')", *blocks[1:]]
+    )
+    code = code.replace("incident-report.md", "manual/pump.md").replace("32768", "8192")
+    code += "\nassert second.cache.reused_tokens > 100, second.cache\n"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-2000:]

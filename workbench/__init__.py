@@ -19,6 +19,8 @@ _ROOMS = {
     "load_generator": "workbench.generation.loading",
     "Sampling": "workbench.generation.options",
     "Decoding": "workbench.generation.options",
+    "plain_prompt": "workbench.generation.prompts",
+    "chat_prompt": "workbench.generation.prompts",
     "plan_memory": "workbench.generation.planning",
     "load_trace": "workbench.routing.trace",
     "usage_entropy": "workbench.routing.statistics",
@@ -46,7 +48,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_ROOMS})
+    return sorted(__all__)
 
 
 if TYPE_CHECKING:
@@ -58,6 +60,8 @@ if TYPE_CHECKING:
     from workbench.generation.options import Decoding as Decoding
     from workbench.generation.options import Sampling as Sampling
     from workbench.generation.planning import plan_memory as plan_memory
+    from workbench.generation.prompts import chat_prompt as chat_prompt
+    from workbench.generation.prompts import plain_prompt as plain_prompt
     from workbench.plots.context import plot_context as plot_context
     from workbench.plots.routing import plot_expert_usage as plot_expert_usage
     from workbench.plots.routing import plot_segment_usage as plot_segment_usage

@@ -124,7 +124,7 @@ def _generator(found: Examination, name: str, context: int | None, cache: Any) -
 
     try:
         decoding = Decoding(cache=cache)
-        plan = plan_memory(name, context=context, kv=decoding.kv)
+        plan = plan_memory(name, context=context, cache=cache)
         found.memory_plan = plan.to_dict()
         is_here = is_on_disk(find_checkpoint(name))
         if not is_here:

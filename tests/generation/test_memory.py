@@ -190,7 +190,8 @@ def test_8_bits_halve_the_cache_but_for_the_scales():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"dtype": "int8"}, {"kv": "int4"}, {"batch": 0}, {"context": 0}, {"context": 131_073}]
+    "wrong",
+    [{"dtype": "int8"}, {"cache": "int4"}, {"batch": 0}, {"context": 0}, {"context": 131_073}],
 )
 def test_a_setting_that_is_none_is_refused(wrong):
     with pytest.raises(ValueError, match=str(next(iter(wrong.values())))):
@@ -279,7 +280,7 @@ def alternatives(name, gb, **settings):
         (MINI, 24, {"context": 131_072}, "context 8-bit 4-bit int8 offloaded map-reduce endpoint"),
         # 40 GB: the 8-bit cache of 25 GiB is enough
         (MINI, 48, {"context": 131_072}, "context 8-bit 4-bit int8 map-reduce endpoint"),
-        (MINI, 48, {"context": 131_072, "kv": "int8", "dtype": "float32"},
+        (MINI, 48, {"context": 131_072, "cache": "int8", "dtype": "float32"},
          "context dtype offloaded map-reduce endpoint"),
         (MINI, 8, {}, "8-bit endpoint"),
         # 80 GB: 78 GiB of weights leave nothing for bf16; 8-bit and mini hold all 128K
@@ -300,7 +301,7 @@ def test_alternatives_hold_numbers_that_planning_confirms():
         MINI, device="cuda", device_bytes=24 * GB, context=plan.largest_context
     )
     assert smaller.fits
-    int8 = wb.plan_memory(MINI, device="cuda", device_bytes=24 * GB, context=131_072, kv="int8")
+    int8 = wb.plan_memory(MINI, device="cuda", device_bytes=24 * GB, context=131_072, cache="int8")
     assert f"{int8.largest_context:,} tokens" in plan.alternatives[3]
     assert json.loads(json.dumps(plan.to_dict()))["alternatives"] == list(plan.alternatives)
 

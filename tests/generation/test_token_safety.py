@@ -504,7 +504,7 @@ def test_a_tokenizer_that_spells_control_tokens_from_text_is_refused(moe_folder)
         (
             [("user", "why " * 300)],
             PromptTooLong,
-            r"1 messages needs \d+ tokens, the budget is 100",
+            r"1 message\(s\) need \d+ tokens, the budget is 100",
         ),
     ],
 )

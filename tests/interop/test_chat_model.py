@@ -339,7 +339,7 @@ def test_what_phi_cannot_be_told_is_one_sentence(chat, messages, options, words,
 
 
 def test_a_conversation_that_leaves_no_room_is_refused_whole(chat):
-    with pytest.raises(PromptTooLong, match=r"1 messages needs \d+ tokens, the budget is 1000"):
+    with pytest.raises(PromptTooLong, match=r"1 message\(s\) need \d+ tokens, the budget is 1000"):
         chat.invoke("why " * 2000)
 
 

@@ -130,6 +130,7 @@ class Generator:
         and ``DoesNotFit`` when memory runs out, after which the generator is as usable as before.
         """
         _check_new(max_new_tokens)
+        _check_prompts([prompt])
         self._check_room(len(prompt.token_ids), max_new_tokens)
         decoding = decoding or self.decoding
         request = Request(max_new_tokens, sampling, decoding, stop, cancel, capture)
@@ -156,6 +157,7 @@ class Generator:
         exceeds the context is refused before anything is computed. ``Generation.timing`` is that of the row's bucket.
         """
         _check_new(max_new_tokens)
+        _check_prompts(prompts)
         for row, prompt in enumerate(prompts):
             self._check_room(len(prompt.token_ids), max_new_tokens, f"row {row}: ")
         decoding = decoding or self.decoding
@@ -271,6 +273,7 @@ class Generator:
         """
         if not self.is_moe:
             raise ValueError(f"{self.name} is a dense model: it routes nothing")
+        _check_prompts([prompt])
         self._check_room(len(prompt.token_ids), 0)
         ids = list(prompt.token_ids)
         with self.sequence(ids, Request(0, decoding=_readable(self.decoding))) as sequence:
@@ -420,3 +423,12 @@ def _check_new(max_new_tokens: int) -> None:
         raise ValueError(
             f"max_new_tokens={max_new_tokens} must be at least 1; generator.read(prompt) reads without answering"
         )
+
+
+def _check_prompts(prompts: Sequence[Prompt]) -> None:
+    for prompt in [prompts] if isinstance(prompts, (str, Prompt)) else prompts:
+        if not isinstance(prompt, Prompt):
+            raise ValueError(
+                f"{prompt!r} is no Prompt: make one by wb.plain_prompt(text, tokenizer=generator.tokenizer, "
+                "budget_tokens=generator.context)"
+            )

@@ -19,6 +19,7 @@ from workbench.generation.memory import (
     device_memory,
     plan_config,
 )
+from workbench.generation.options import CacheKind, Decoding
 from workbench.generation.weights import INDEX, WHOLE, read_index
 
 
@@ -27,14 +28,14 @@ def plan_memory(
     *,
     context: int | None = None,
     dtype: str | None = None,
-    kv: KV = "model",
+    cache: CacheKind = "reserved",
     device: str = "auto",
     device_bytes: int | None = None,
     batch: int = 1,
 ) -> MemoryPlan:
     """The memory plan of "pocket", a folder or a hub id; reads its config alone, and loads nothing.
 
-    `context`, `dtype` and `device` are those of ``load_generator``; `kv` is "int8" for ``Decoding(cache="int8")``;
+    `context`, `dtype` and `device` are those of ``load_generator``; `cache` is that of ``Decoding``;
     `batch` rows are decoded together. `device_bytes` plans for a device that is not here. The two Phi-3.5 models are
     planned without a network: by their config in the local Hugging Face cache, else by their published shapes.
     Raises ``CheckpointError`` where there is no config, and ``ValueError`` for a context beyond the model's window.
@@ -55,7 +56,7 @@ def plan_memory(
         dtype=dtype,
         device=device,
         name=checkpoint.name,
-        kv=kv,
+        kv=Decoding(cache=cache).kv,
         device_bytes=device_bytes,
         batch=batch,
         source=source,

@@ -238,8 +238,8 @@ def chat_prompt(
     text, ids, spans, offsets = chat_token_ids(tokenizer, messages)
     if len(ids) > budget_tokens:
         raise PromptTooLong(
-            f"the conversation of {len(messages)} messages needs {len(ids)} tokens, the budget is {budget_tokens}: "
-            "leave out earlier messages or load the generator with a larger context"
+            f"{len(messages)} message(s) need {len(ids)} tokens, the budget is {budget_tokens}: shorten them, leave "
+            f"out earlier ones, or use generator.with_context(N) with N above {len(ids)}"
         )
     segments, earlier = [], 0
     for i, ((role, content), start) in enumerate(zip(messages, offsets, strict=True)):
