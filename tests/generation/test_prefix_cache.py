@@ -398,3 +398,25 @@ def test_room_for_an_answer_that_stayed_short_is_given_back(moe):
     fresh = replace(moe, prefixes=PrefixCache(0)).generate(prompt, max_new_tokens=5)
     assert again.cache.reused_tokens > 0
     assert again.token_ids == fresh.token_ids
+
+
+def test_a_new_prompt_is_read_in_one_pass_where_memory_allows_and_else_in_chunks(moe):
+    prompt = prompt_of(moe, "why " * 350)
+    fed = len(prompt.token_ids) - 1
+    assert 512 < fed <= moe.whole_tokens
+    with forwarded(moe.model) as counts:
+        moe.generate(prompt, max_new_tokens=1)
+        assert counts == [fed, 1]
+        counts.clear()
+        moe.prefixes.clear()
+        replace(moe, whole_tokens=0).generate(prompt, max_new_tokens=1)
+        assert counts == [512, fed - 512, 1]
+
+
+def test_a_loaded_generator_reuses_prefixes_without_being_asked(moe_folder):
+    from workbench.generation.loading import load_generator
+
+    generator = load_generator(moe_folder, context=1024, device="cpu")
+    prompt = asking(generator, "Why?")
+    generator.generate(prompt, max_new_tokens=2)
+    assert generator.generate(prompt, max_new_tokens=2).cache.reused_tokens > 100
