@@ -16,7 +16,6 @@ from pathlib import Path
 
 from tables import heading, table
 
-REPEATS = 3
 WAYS = {
     "in one pass (the default, memory permitting)": None,
     "in chunks of 512": 512,
@@ -95,13 +94,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--generator", default="pocket")
     parser.add_argument("--tokens", type=int, default=32768)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child is not None:
         measure(arguments.generator, arguments.tokens, arguments.child or None)
         return
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in WAYS}
-    for _ in range(REPEATS):
+    for _ in range(arguments.repeats):
         for name, chunk in WAYS.items():
             command = [
                 sys.executable, __file__, "--generator", arguments.generator,
@@ -129,7 +129,7 @@ def main() -> None:
             packages=("torch", "transformers"),
             seed=None,
             note="Prompt and 8 new tokens, experts recorded; peak of the process's own memory over that before the "
-            f"call; median of {REPEATS} processes.",
+            f"call; median of {arguments.repeats} process(es).",
         )
     )
     print()
