@@ -28,10 +28,10 @@ _OTHER = "。！？｡．؟۔।॥።။។։"
 # A run of western marks, which white space must follow; or marks that end a sentence wherever they stand
 _STOP = re.compile(
     rf"(?<![{_WESTERN}])(?P<western>[{_WESTERN}]++)"
-    r"""(?P<closers>["'”’»›)\]}」』】》〉）*_`¹²³⁰-⁹]*+(?:\[[^\]\s]{1,12}\])*+(?:\s{1,4}»(?!\w))?+)(?=\s)"""
+    r"""(?P<closers>["'”’»›)\]}」』】》〉）*_`¹²³⁰-⁹]*+(?:\[[^\]\s]{1,12}\])*(?:\s{1,4}»(?!\w))?)(?=\s)"""
     rf"|(?<![{_OTHER}])[{_OTHER}]++(?P<quoted>[」』】》〉）”’»)\]]*+)"
 )
-_NEXT = re.compile(r"""\s*+(?:[–—-]\s*+)?+[«‹"'“‘„‚(\[{「『【《〈（*_`¿¡]*+(?P<word>\w{0,24}+)""")
+_NEXT = re.compile(r"""\s*+(?:[–—-]\s*+)?[«‹"'“‘„‚(\[{「『【《〈（*_`¿¡]*+(?P<word>\w{0,24}+)""")
 _SPACE = re.compile(r"\s*+")
 _ENUMERATOR = re.compile(
     r"[\s(\[>*_]*+(?:\d{1,3}(?:\.\d{1,3}){0,4}|[a-zA-Z]|[IVXLC]{1,6}|[ivxlc]{1,6})\Z"
