@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from workbench.pocket.lexicon import words
 
 def _documents() -> tuple[tuple[str, ...], ...]:
     """Twenty-four documents of five sentences that share few words."""
-    tools, places, crafts = words("tool"), words("habitat"), words("profession")
+    tools, places, crafts = words("implement"), words("habitat"), words("profession")
     return tuple(
         tuple(
             f"Document{d} tells how the {crafts[(d + s) % 20]} number{s} took {tools[(d * 5 + s) % 12]} "
@@ -31,3 +32,17 @@ def small_prose(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     prose.documents.cache_clear()
     yield
     prose.documents.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def small_tokenizer() -> Any:
+    """The trainer's tokenizer, trained on a few examples."""
+    pytest.importorskip("transformers")
+    from workbench.pocket.tokenizer import train_tokenizer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prose, "_all_documents", _documents)
+        prose.documents.cache_clear()
+        tokenizer = train_tokenizer(vocabulary=1000, examples=60)
+        prose.documents.cache_clear()
+    return tokenizer

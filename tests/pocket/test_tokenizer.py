@@ -1,23 +1,28 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from workbench.generation.prompts import known_marks
 from workbench.pocket import WEIGHTS
 from workbench.pocket.batches import prompt_texts
-from workbench.pocket.data import example
+from workbench.pocket.data import MAX_UNITS, example
 from workbench.pocket.tokenizer import CONTROL, FIRST_MARK, MARKS
 
 transformers = pytest.importorskip("transformers")
 
 
-@pytest.fixture(scope="module")
-def tokenizer():  # type: ignore[no-untyped-def]
+@pytest.fixture(params=["released", "trained anew"])
+def tokenizer(request: pytest.FixtureRequest, small_tokenizer):  # type: ignore[no-untyped-def]
+    if request.param == "trained anew":
+        return small_tokenizer
     return transformers.AutoTokenizer.from_pretrained(WEIGHTS)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.text())
 def test_any_text_round_trips(tokenizer, text: str) -> None:  # type: ignore[no-untyped-def]
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -43,9 +48,14 @@ def test_control_strings_and_odd_signs_round_trip(tokenizer, text: str) -> None:
 
 
 def test_marks_are_single_tokens_that_decode(tokenizer) -> None:  # type: ignore[no-untyped-def]
-    ids = tokenizer("".join(MARKS), add_special_tokens=False)["input_ids"]
-    assert ids == list(range(FIRST_MARK, FIRST_MARK + len(MARKS)))
-    assert tokenizer.decode(ids, skip_special_tokens=True) == "".join(MARKS)
+    marks = "".join(MARKS[: known_marks(tokenizer)])
+    ids = tokenizer(marks, add_special_tokens=False)["input_ids"]
+    assert ids == list(range(FIRST_MARK, FIRST_MARK + known_marks(tokenizer)))
+    assert tokenizer.decode(ids, skip_special_tokens=True) == marks
+
+
+def test_trained_tokenizer_knows_a_mark_for_every_sentence(small_tokenizer) -> None:  # type: ignore[no-untyped-def]
+    assert known_marks(small_tokenizer) == MAX_UNITS
 
 
 def test_chat_template_gives_the_ids_of_training(tokenizer) -> None:  # type: ignore[no-untyped-def]

@@ -1,8 +1,8 @@
-"""Turn examples into padded batches of token ids with targets, positions and attention masks.
+"""Turn examples into flat batches of token ids with targets and positions.
 
 One evidence serves several questions. In the isolated layout (most of the time) each question sees the evidence and
-itself only, at the positions it would have alone: a batch row then equals so many single-turn prompts. In the chat
-layout the questions follow one another as turns.
+itself only, at the positions it would have alone: a row then equals so many single-turn prompts. In the chat layout the
+questions follow one another as turns.
 """
 
 from __future__ import annotations
@@ -13,17 +13,20 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from workbench.pocket.data import MAX_UNITS, Example, example
+from workbench.pocket.kernels import Extent, Layout
 from workbench.pocket.tokenizer import END, FIRST_MARK, MARKS, PAD
 
 if TYPE_CHECKING:
     import torch
 
-LEVELS = (4, 8, 12, 20, 32, 44)  # the most units of one evidence, by level of the curriculum
-MAX_TOKENS = 2048
-_CHAT_SHARE = 0.15
-_LOOKUP_SHARE = 0.08
-_ALIGN = 700  # rows longer than this are aligned at their branches
-_POOL = 144  # examples that are sorted by length and cut into batches together
+LEVELS = (4, 8, 12, 20, 32, 48, 60)  # the most units of one evidence, by level of the curriculum
+_CHAT_SHARE = 0.08
+_LOOKUP_SHARE = 0.05
+_WHOLE_SHARE = (
+    0.35  # rows of quotes that are trained to their end; the others to the sentence's first words
+)
+_QUOTED = 6  # tokens of the answer, mark included, in the rows that are not
+_ROUND = 32  # beginnings, and all branches of a row together, are padded to multiples of it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,22 +41,24 @@ class Row:
     target: list[bool]
     branch: list[int]
 
-    def __len__(self) -> int:
-        return len(self.shared) + len(self.ids)
+    def extent(self) -> Extent:
+        """How the row lies in a flat batch: beginning and branches each padded to a multiple of tokens."""
+        lengths = [self.branch.count(b) for b in range(self.branch[-1] + 1)] if self.branch else []
+        if lengths:
+            lengths[-1] += -sum(lengths) % _ROUND
+        length = len(self.shared)
+        return Extent(length + -length % _ROUND, length, tuple(lengths))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Padded rows: ids, target, real and position are [rows, tokens].
-
-    mask [rows, 1, queries, tokens] says what the last `queries` tokens see; the tokens before them are causal.
-    """
+    """Rows behind one another: ids, target, real and position are [tokens]; `layout` says what sees what."""
 
     ids: torch.Tensor
     target: torch.Tensor
     real: torch.Tensor
     position: torch.Tensor
-    mask: torch.Tensor
+    layout: Layout
 
 
 def prompt_texts(made: Example) -> tuple[str, list[str]]:
@@ -62,15 +67,18 @@ def prompt_texts(made: Example) -> tuple[str, list[str]]:
     return shared, [f"\n\n{turn.line}<|end|>\n<|assistant|>\n" for turn in made.turns]
 
 
-def encode(tokenizer: Any, made: Example, *, isolated: bool) -> Row:
-    """The row of an example; in the chat layout all turns are one branch, each later question a new user turn."""
+def encode(tokenizer: Any, made: Example, *, isolated: bool, most: int | None = None) -> Row:
+    """The row of an example; in the chat layout all turns are one branch, each later question a new user turn.
+
+    Answers stop after `most` tokens, if told.
+    """
     shared, rests = prompt_texts(made)
     row = Row(_ids(tokenizer, shared), [], [], [])
     for number, (rest, turn) in enumerate(zip(rests, made.turns, strict=True)):
         if number and not isolated:
             rest = "\n<|user|>" + rest[1:]
         for text, target in ((rest, False), (turn.answer + "<|end|>", True)):
-            part = _ids(tokenizer, text)
+            part = _ids(tokenizer, text)[: most if target else None]
             row.ids.extend(part)
             row.target.extend([target] * len(part))
             row.branch.extend([number if isolated else 0] * len(part))
@@ -78,66 +86,65 @@ def encode(tokenizer: Any, made: Example, *, isolated: bool) -> Row:
 
 
 def collate(rows: list[Row]) -> Batch:
-    """Pad rows to one length. In long batches all branches start in one column, so that the beginnings stay causal."""
+    """Lay rows behind one another, beginnings and branches padded at their ends."""
     import torch
 
-    aligned = max(map(len, rows)) > _ALIGN
-    first = max(len(row.shared) for row in rows) if aligned else 0
-    width = first + max(len(row.ids) for row in rows) if aligned else max(map(len, rows))
-    shape = (len(rows), width)
-    ids = torch.full(shape, PAD)
-    target, real = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
-    position, branch = torch.zeros(shape, dtype=torch.long), torch.full(shape, -2)
-    for index, row in enumerate(rows):
-        length = len(row.shared)
-        start = first if aligned else length
-        stop = start + len(row.ids)
-        ids[index, :length] = torch.tensor(row.shared)
-        ids[index, start:stop] = torch.tensor(row.ids)
-        target[index, start:stop] = torch.tensor(row.target)
-        real[index, :length] = real[index, start:stop] = True
-        position[index, :length] = torch.arange(length)
-        position[index, start:stop] = torch.tensor(
-            [length + place for place in _places(row.branch)]
-        )
-        branch[index, :length], branch[index, start:stop] = -1, torch.tensor(row.branch)
-    earlier = torch.ones(width, width, dtype=torch.bool).tril()[first:]
-    own = branch[:, None, :] == branch[:, first:, None]  # [rows, query, key]
-    seen = own | (branch[:, None, :] == -1)
-    return Batch(ids, target, real, position, (seen & earlier)[:, None])
+    ids: list[int] = []
+    target: list[bool] = []
+    position: list[int] = []
+    real: list[bool] = []
+    extents = [row.extent() for row in rows]
+    for row, extent in zip(rows, extents, strict=True):
+        parts = [(row.shared, [False] * len(row.shared), 0, extent.shared)]
+        start = 0
+        for branch, length in enumerate(extent.lengths):
+            stop = start + row.branch.count(branch)
+            parts.append((row.ids[start:stop], row.target[start:stop], extent.real, length))
+            start = stop
+        for tokens, targets, first, length in parts:
+            gap = length - len(tokens)
+            ids += tokens + [PAD] * gap
+            target += targets + [False] * gap
+            real += [True] * len(tokens) + [False] * gap
+            position += [first + place for place in range(length)]
+    layout = Layout(tuple(extents))
+    columns = [torch.tensor(column) for column in (ids, target, real, position)]
+    return Batch(columns[0], columns[1], columns[2], columns[3], layout)
 
 
-def _places(branch: list[int]) -> list[int]:
-    """Place of each token within its branch."""
-    places: list[int] = []
-    for index, number in enumerate(branch):
-        places.append(places[-1] + 1 if index and branch[index - 1] == number else 0)
-    return places
-
-
-def pool(tokenizer: Any, *, seed: int, number: int, level: int, batch_tokens: int) -> list[Batch]:
-    """The batches of pool `number`: a function of its arguments alone, so that a resumed run finds the same ones."""
+def pool(
+    tokenizer: Any, *, seed: str, number: int, level: int, batch_tokens: int, count: int = 24
+) -> list[Batch]:
+    """`count` batches, pool `number`: a function of its arguments alone, so that a resumed run finds the same ones."""
     rng = random.Random(f"pool:{seed}:{number}")
-    rows = []
-    for index in range(_POOL):
-        most = LEVELS[level]
-        if rng.random() < _LOOKUP_SHARE:
-            rows.append(lookup_row(rng, tokenizer, units=min(MAX_UNITS, rng.randint(4, 4 + most))))
-            continue
-        units = min(MAX_UNITS, 3 + int((most - 2) * rng.random() ** 1.7))
-        turns = 1 if rng.random() < 0.03 else rng.randint(4, 6 + units // 4)
-        made = example(seed=f"{seed}:{number}:{index}", units=units, turns=turns)
-        row = encode(tokenizer, made, isolated=rng.random() >= _CHAT_SHARE)
-        if len(row) <= min(MAX_TOKENS, batch_tokens):
-            rows.append(row)
-    rows.sort(key=len)
     groups: list[list[Row]] = [[]]
-    for row in rows:
-        if groups[-1] and (len(groups[-1]) + 1) * len(row) > batch_tokens:
+    size = index = 0
+    while True:
+        row = _row(rng, tokenizer, seed=f"{seed}:{number}:{index}", level=level)
+        tokens = row.extent().tokens
+        index += 1
+        if tokens > batch_tokens:
+            continue
+        if size + tokens > batch_tokens:
+            if len(groups) == count:
+                return [collate(group) for group in groups]
             groups.append([])
+            size = 0
         groups[-1].append(row)
-    rng.shuffle(groups)
-    return [collate(group) for group in groups]
+        size += tokens
+
+
+def _row(rng: random.Random, tokenizer: Any, *, seed: str, level: int) -> Row:
+    """A row of a pool: mostly an example, its questions apart; now and then a lookup or a chat."""
+    most = LEVELS[level]
+    if rng.random() < _LOOKUP_SHARE:
+        return lookup_row(rng, tokenizer, units=min(MAX_UNITS, rng.randint(4, 4 + most)))
+    units = min(MAX_UNITS, 3 + int((most - 2) * rng.random() ** 1.6))
+    isolated = rng.random() >= _CHAT_SHARE
+    turns = min(24, 4 + int(1.3 * units)) if isolated else rng.randint(3, 6)
+    made = example(seed=seed, units=units, turns=turns)
+    cut = made.style == "quote" and isolated and rng.random() >= _WHOLE_SHARE
+    return encode(tokenizer, made, isolated=isolated, most=_QUOTED if cut else None)
 
 
 def induction_row(rng: random.Random, vocabulary: int, *, length: int = 96) -> Row:
@@ -187,13 +194,13 @@ def lookup_row(rng: random.Random, tokenizer: Any, *, units: int) -> Row:
     return row
 
 
-def warm_up_batch(tokenizer: Any, *, seed: int, step: int, steps: int, batch_tokens: int) -> Batch:
+def warm_up_batch(tokenizer: Any, *, seed: str, step: int, steps: int, batch_tokens: int) -> Batch:
     """Batch `step` of the `steps` before the curriculum: induction for an eighth, then lookup among ever more units."""
     rng = random.Random(f"warm-up:{seed}:{step}")
     done = step / steps
     rows: list[Row] = []
     units = 3 + int(12 * max(0.0, done - 0.3))
-    while not rows or (len(rows) + 1) * max(map(len, rows)) <= batch_tokens:
+    while sum(row.extent().tokens for row in rows) < batch_tokens - 800:
         if done < 1 / 8 or rng.random() < 0.1:
             rows.append(induction_row(rng, len(tokenizer)))
         else:

@@ -20,18 +20,21 @@ from workbench.pocket.events import event_passages
 from workbench.pocket.facts import code_passages, copy_passages, fact_passages, table_passages
 from workbench.pocket.passages import Ask, Passage, Unit, World
 from workbench.pocket.prose import central_sentence, documents, prose_passages
+from workbench.pocket.scenes import scene_passages
 
-MAX_UNITS = 48
+MAX_UNITS = 64
+_PASSAGE_UNITS = 6
 SYSTEMS = {"quote": QUOTE_SYSTEM, "free": FREE_SYSTEM, "summary": SUMMARY_SYSTEM}
 FAMILIES = {
-    "facts": 24,
-    "events": 20,
-    "prose": 30,
-    "languages": 8,
-    "crossing": 4,
-    "table": 4,
-    "code": 4,
-    "copy": 3,
+    "scenes": 46,
+    "facts": 20,
+    "prose": 13,
+    "events": 7,
+    "languages": 5,
+    "crossing": 3,
+    "table": 3,
+    "code": 2,
+    "copy": 1,
 }
 
 
@@ -63,7 +66,8 @@ class Example:
 def example(
     *,
     seed: int | str,
-    units: int,
+    units: int = MAX_UNITS,
+    passages: int | None = None,
     split: str = "train",
     family: str | None = None,
     style: str | None = None,
@@ -71,6 +75,8 @@ def example(
     abstain: float = 0.18,
 ) -> Example:
     """An example with about `units` numbered sentences (never more) and at most `turns` questions.
+
+    With `passages` the evidence is that many passages of one family, of at most six sentences each.
 
     >>> made = example(seed=7, units=6, family="facts", style="quote")
     >>> all(made.units[t.unit - 1] in t.answer for t in made.turns if t.unit)
@@ -81,11 +87,11 @@ def example(
     rng = random.Random(f"example:{seed}")
     for _ in range(50):
         world = World(rng, split)
-        chosen = style or rng.choices(["quote", "free", "summary"], [67, 27, 6])[0]
+        chosen = style or rng.choices(["quote", "free", "summary"], [58, 38, 4])[0]
         made = (
             _summary(world, units)
             if chosen == "summary"
-            else _questions(world, units, family, chosen, turns, abstain)
+            else _questions(world, units, passages, family, chosen, turns, abstain)
         )
         if made is not None:
             return made
@@ -111,6 +117,9 @@ def evidence_text(passages: list[Passage]) -> str:
 
 def passages_of(world: World, family: str, size: int) -> list[Passage]:
     """Passages of one family with about `size` units."""
+    if family == "scenes":
+        told = world.rng.choices(["en", "de", "fr", "es", "it"], [84, 6, 5, 3, 2])[0]
+        return scene_passages(world, size, told)
     if family == "facts":
         return fact_passages(world, size)
     if family == "events":
@@ -133,20 +142,20 @@ def passages_of(world: World, family: str, size: int) -> list[Passage]:
 
 
 def _questions(
-    world: World, units: int, family: str | None, style: str, turns: int, abstain: float
+    world: World,
+    units: int,
+    count: int | None,
+    family: str | None,
+    style: str,
+    turns: int,
+    abstain: float,
 ) -> Example | None:
     rng = world.rng
     name = family or rng.choices(list(FAMILIES), list(FAMILIES.values()))[0]
-    passages = passages_of(world, name, units)
+    passages = passages_of(world, name, units) if count is None else _several(world, name, count)
     if family is None and units > 4 and world.chance(0.35):  # distractors of another family
         half = max(2, units // 2)
-        other = (
-            "facts"
-            if name == "prose"
-            else "prose"
-            if name == "facts"
-            else rng.choice(["facts", "prose"])
-        )
+        other = rng.choice([f for f in ("scenes", "facts", "prose") if f != name])
         passages = _cut(passages, units - half) + passages_of(world, other, half)
     missing = [q for p in passages for q in p.missing]
     rng.shuffle(passages)
@@ -168,7 +177,7 @@ def _questions(
             made.append(
                 Turn(
                     f"Question: {ask.question}",
-                    f"[{number}] {unit.text if style == 'quote' else ask.short}",
+                    f"[{number}] {unit.text if style == 'quote' else short_answer(ask)}",
                     number,
                 )
             )
@@ -177,6 +186,25 @@ def _questions(
     return Example(
         style, name, evidence_text(passages), tuple(u.text for u in _units(passages)), tuple(made)
     )
+
+
+def _several(world: World, family: str, count: int) -> list[Passage]:
+    """`count` passages of at most six units."""
+    made: list[Passage] = []
+    while len(made) < count:
+        made += passages_of(world, family, 7 * (count - len(made)))
+    missing = tuple(question for passage in made for question in passage.missing)
+    kept = [Passage(p.header, p.units[:_PASSAGE_UNITS]) for p in made[:count]]
+    return [Passage(kept[0].header, kept[0].units, missing), *kept[1:]]
+
+
+def short_answer(ask: Ask) -> str:
+    """The answer in few words: a span of the unit, after its verdict if the question asks for one.
+
+    >>> short_answer(Ask("Is it open?", "closed for good", "no"))
+    'No: closed for good'
+    """
+    return f"{ask.verdict.capitalize()}: {ask.short}" if ask.verdict else ask.short
 
 
 def _usable(ask: Ask, unit: Unit, style: str) -> bool:

@@ -54,7 +54,7 @@ def export_weights(checkpoint: Path, tokenizer_folder: Path, folder: Path) -> No
             fresh,
             {
                 "format": 1,
-                "recipe": state["recipe"],
+                "recipes": state["recipes"],
                 "progress": state["progress"],
                 "python": platform.python_version(),
             },

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from workbench.pocket.passages import Ask, Passage, Unit, World, capital, title
-from workbench.pocket.wordings import Relation, relations
+from workbench.pocket.thesaurus import reworded
+from workbench.pocket.wordings import Relation, chosen, relations
 
 _FRAMES = (
     "According to the yearbook, {x}",
@@ -30,7 +31,8 @@ _OPENERS = (
     "{Q} Please give the source.",
     "My question is this: {q}",
 )
-_PRONOUNS = {"person": ("He", "She"), "animal": ("It",), "org": ("It",), "party": ("They",)}
+_LISTED = frozenset("person place name material food tool animal colour".split())
+_PRONOUNS = {"person": ("He", "She"), "species": ("It",), "org": ("It",), "party": ("They",)}
 _SECTIONS = (
     "Overview",
     "History",
@@ -53,7 +55,7 @@ def fact_passages(world: World, size: int, language: str = "en") -> list[Passage
     """Passages with about `size` units; the subjects share their relations, so that each distracts from the other."""
     rng = world.rng
     usable = [r for r in relations(language) if r.held_out == (world.split == "relations")]
-    kind = rng.choice(sorted({r.subject for r in usable}))
+    kind = rng.choice(usable).subject
     pool = [r for r in usable if r.subject == kind]
     shared = rng.sample(pool, min(len(pool), rng.randint(1, 4))) if world.chance(0.6) else None
     passages: list[Passage] = []
@@ -83,7 +85,7 @@ def _passage(
         texts: list[str] = []
         asks: list[Ask] = []
         for place, relation in enumerate(stated):
-            obj = world.names.draw(relation.object)
+            obj = _object(world, relation.object, language)
             text, pronoun = _statement(
                 world, relation, subject, obj, language, free=anchored or place > 0
             )
@@ -119,7 +121,7 @@ def _statement(
     wording = wordings[-1] if world.split == "wordings" else rng.choice(wordings[:-1])
     pronoun = free and language == "en" and wording.startswith("{s} ") and world.chance(0.35)
     name = rng.choice(_PRONOUNS.get(relation.subject, ("It",))) if pronoun else subject
-    text = wording.format(s=name, o=obj)
+    text = chosen(rng, wording).format(s=name, o=obj)
     if language == "en" and world.chance(0.15):
         plain = pronoun or text.startswith(
             ("The ", "A ", "At ", "On ", "In ", "It ", "If ", "To ", "With ")
@@ -129,10 +131,20 @@ def _statement(
     return capital(text), pronoun
 
 
+def _object(world: World, kind: str, language: str) -> str:
+    """A value of a kind; now and then a list of two or three."""
+    if kind not in _LISTED or not world.chance(0.08):
+        return world.names.draw(kind)
+    drawn = list(dict.fromkeys(world.names.draw(kind) for _ in range(world.rng.randint(2, 3))))
+    both = {"en": " and ", "de": " und ", "fr": " et ", "es": " y "}[language]
+    return both.join([*filter(None, [", ".join(drawn[:-1])]), drawn[-1]])
+
+
 def _question(world: World, relation: Relation, subject: str) -> str:
     wordings = relation.questions
     wording = wordings[-1] if world.split == "wordings" else world.rng.choice(wordings[:-1])
-    return decorated(world, wording.format(s=subject))
+    asked = chosen(world.rng, wording).format(s=subject)
+    return decorated(world, reworded(world.rng, asked, 0.1 if world.chance(0.4) else 0.0))
 
 
 def decorated(world: World, question: str) -> str:

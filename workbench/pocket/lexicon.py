@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from functools import cache
 
+from workbench.pocket.wordings import TEXTS
+
 LANGUAGES = ("en", "de", "fr", "es")
 
 
@@ -25,10 +27,19 @@ def ideas(kind: str) -> tuple[tuple[tuple[str, ...], ...], ...]:
 
 @cache
 def words(kind: str) -> tuple[str, ...]:
-    """English words or phrases of a kind, such as "tool" or "cause"."""
+    """English words or phrases of a kind, such as "tool" or "cause"; some lists stand in ``texts/lists.txt``."""
+    listed = "; ".join(filter(None, [_LISTS.get(kind), _written_lists().get(kind)]))
+    if not listed:
+        raise ValueError(f"there is no list of {kind!r}")
     return tuple(
-        word.strip() for word in _LISTS[kind].replace("\n", " ").split(";") if word.strip()
+        dict.fromkeys(word for part in listed.split(";") if (word := " ".join(part.split())))
     )
+
+
+@cache
+def _written_lists() -> dict[str, str]:
+    lines = (TEXTS / "lists.txt").read_text(encoding="utf-8").splitlines()
+    return {kind: members for kind, _, members in (line.partition(": ") for line in lines)}
 
 
 _ROWS = {
@@ -239,7 +250,7 @@ cracked in two places; freshly cleaned; out of use; overloaded; well preserved; 
 sensor; the cooling fan; the fuel line; the spark plug; the drain plug; the control box; the lock nut; the gear wheel; the
 outlet pipe; the cylinder head; the brake pad; the float switch; the seal ring; the heating coil; the rotor; the clamp;
 the circuit board; the safety latch; the air hose; the thermostat""",
-    "tool": """a hex key; a torque wrench; a soft brush; a flat screwdriver; a pair of pliers; a rubber mallet; a puller; a
+    "implement": """a hex key; a torque wrench; a soft brush; a flat screwdriver; a pair of pliers; a rubber mallet; a puller; a
 box spanner; a heat gun; a plastic scraper; a suction cup; two levers""",
     "cause": """the voltage drops; sand gets into the pipe; the bolts were loose; the software was out of date; a mouse had
 chewed the wire; the oil ran dry; ice blocked the inlet; somebody forgot to close the lid; the supplier sent the wrong size;
@@ -256,47 +267,17 @@ the contractor; the customer; the lender; the borrower; the agency; the carrier;
     "duty": """return all keys; keep the stairs clean; sublet the rooms; insure the goods; inform the other side in writing;
 disclose trade secrets; heat the building in winter; bear the cost of repairs; deliver free of defects; store data abroad;
 keep pets; hand over the documents; appoint a deputy; use the name in advertisements; pay within the month; lock the gate""",
-    "food": """small fish; acorns; beetles; grass and herbs; berries; snails; seaweed; young leaves; seeds; frogs; nectar;
+    "diet": """small fish; acorns; beetles; grass and herbs; berries; snails; seaweed; young leaves; seeds; frogs; nectar;
 earthworms; dead wood; mice""",
     "habitat": """dry forests; shallow lakes; cliffs by the sea; hollow trees; wet meadows; mountain caves; reed beds; city
 parks; the open desert; deep rivers; hedges and thickets; coral reefs""",
     "decision": """to wait until spring; against any change; to hire two more people; to ask for a second opinion; in favour
 of the cheaper offer; to close the site; to raise the price; to share the costs; to start again from scratch; to sell the
 land; for a trial of six weeks; to publish the figures""",
-    "animal": """fox; heron; beetle; toad; otter; finch; lizard; hare; owl; trout; moth; bat; newt; deer; crane; snail""",
     "vessel": """museum; tower; bridge; pump; engine; telescope; statue; drill; crane; lantern; organ; boat; kiln; gate; loom;
 printer; fountain; probe; robot; bell; mill; oven; camera; clock; wagon""",
     "org": """Institute; Labs; Works; Museum; Society; Press; Foundation; University; Observatory; Company; Systems; Group;
 Bank; Railway; Hospital; Theatre; School; Brewery; Orchestra; Union; Library; Shipyard; Farm; Hotel""",
-    "first": """Anna; Boris; Clara; David; Elena; Felix; Greta; Hugo; Irene; Jonas; Karin; Leo; Mara; Nils; Olga; Paul;
-Quinn; Rosa; Simon; Tara; Ugo; Vera; Walter; Xenia; Yusuf; Zoe; Amir; Bianca; Carlos; Dora; Emil; Fiona; Gavin; Helen; Ivan;
-Julia; Kevin; Laura; Martin; Nora; Oscar; Petra; Ravi; Sofia; Tomas; Ursula; Victor; Wanda; Maria; John; Peter; Lucia; Omar;
-Priya; Mei; Kenji; Aiko; Lars; Ingrid; Pierre; Camille; Diego; Ines""",
+    "weekday": """Monday; Tuesday; Wednesday; Thursday; Friday; Saturday; Sunday""",
     "month": """January; February; March; April; May; June; July; August; September; October; November; December""",
 }
-
-# Synonyms for questions about real prose: a content word may be asked for by another of its row.
-SYNONYMS = """
-use employ apply|return give yield|make create produce|begin start commence|end finish stop|show display present
-find locate discover|change modify alter|remove delete erase|error mistake fault|value number amount|check test verify
-name title label|allow permit let|need require want|big large great|small little tiny|fast quick rapid|file document
-list sequence array|raise throw trigger|write store save|read load fetch|call invoke run|object thing item|function routine
-method procedure way|contain hold include|happen occur|get obtain receive|keep retain preserve|build construct assemble
-choose select pick|explain describe|help assist support|important essential key|wrong incorrect false|right correct true
-empty blank void|whole entire complete|part piece portion|add append insert|join connect link|split divide separate
-copy duplicate clone|new fresh recent|old former previous|same identical equal|different distinct other|possible feasible
-often frequently|always ever|before earlier|after later|usually normally|several various many|main chief principal
-default standard usual|avoid prevent|cause lead reason|string text|integer number|argument parameter|class type kind
-module library package|expression formula|line row|character letter|directory folder|process task job|message notice
-"""
-
-
-@cache
-def synonyms() -> dict[str, tuple[str, ...]]:
-    """Other words for an English content word; words without a row are absent."""
-    table: dict[str, tuple[str, ...]] = {}
-    for row in SYNONYMS.replace("\n", "|").split("|"):
-        group = row.split()
-        for word in group:
-            table[word] = tuple(other for other in group if other != word)
-    return table

@@ -11,6 +11,7 @@ _VOWELS = "a e i o u a e i o ai ea ou ia y".split()
 _CONSONANTS = (
     "b c d f g h j k l m n p r s t v w z th sh ch br cr dr gr tr st sk pl kl fl v l r n m".split()
 )
+_NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".split()
 _ENDINGS = ["", "", "", "n", "r", "l", "s", "k", "x", "nd", "rt", "m", "th", "ss", "ck"]
 
 
@@ -50,9 +51,22 @@ class Names:
         return self.word().capitalize()
 
     def person(self) -> str:
-        """A first name and a family name, or one of them."""
-        first = self.rng.choice(words("first")) if self.rng.random() < 0.6 else self.name()
-        return f"{first} {self.name()}" if self.rng.random() < 0.8 else self.name()
+        """A given name and a family name, or one of them; family names are mostly made up."""
+        first = self.rng.choice(words("first")) if self.rng.random() < 0.75 else self.name()
+        return f"{first} {self.family()}" if self.rng.random() < 0.85 else self.name()
+
+    def family(self) -> str:
+        """A family name, made up or a common one."""
+        return self.name() if self.rng.random() < 0.6 else self.rng.choice(words("family"))
+
+    def region(self) -> str:
+        """A made-up country or region."""
+        name, share = self.name(), self.rng.random()
+        if share < 0.6:
+            return name + self.rng.choice(["ia", "land", "stan", "onia", "ria", "e"])
+        return (
+            f"{self.rng.choice(['North ', 'Upper ', 'Lower ', 'East ', 'the Republic of '])}{name}"
+        )
 
     def place(self) -> str:
         """A town."""
@@ -79,8 +93,8 @@ class Names:
             return f"the {self.rng.choice(words('adjective'))} {self.rng.choice(words('vessel'))}"
         return f"the {self.rng.choice(words('vessel'))} of {self.place()}"
 
-    def animal(self) -> str:
-        """A kind of animal."""
+    def species(self) -> str:
+        """A kind of animal, with its article."""
         first = self.name() if self.rng.random() < 0.5 else self.rng.choice(words("adjective"))
         return f"the {first} {self.rng.choice(words('animal'))}"
 
@@ -125,6 +139,22 @@ class Names:
         if share < 0.8:
             return str(rng.randint(100, 999))
         return f"{rng.randint(1, 99)},{rng.randint(0, 999):03d}"
+
+    def small(self) -> str:
+        """A whole number from 2 to 20, in figures or, up to twelve, in words."""
+        number = self.rng.randint(2, 20)
+        return _NUMBERS[number] if number <= 12 and self.rng.random() < 0.5 else str(number)
+
+    def percent(self) -> str:
+        """A share of a hundred."""
+        sign = "%" if self.rng.random() < 0.5 else " percent"
+        return f"{self.rng.randint(1, 99)}{self.rng.choice(['', '', '.5', '.2'])}{sign}"
+
+    def code(self) -> str:
+        """The sign of a part or model, such as V-14."""
+        rng = self.rng
+        letters = "".join(rng.choice("ABCDEFGHKLMNPRSTVXZ") for _ in range(rng.randint(1, 2)))
+        return f"{letters}{rng.choice(['-', '-', '', ' '])}{rng.randint(2, 9999)}"
 
     def decimal(self) -> str:
         """A number, sometimes with one decimal."""

@@ -56,22 +56,25 @@ class Optimiser:
         plain = ("embed", "router", "lm_head")
         return self.masters[name].dim() >= 2 and not any(part in name for part in plain)
 
-    def step(self, scale: float, *, clip: float = 1.0) -> float:
-        """One step at `scale` times the rates; returns the norm of the gradient before clipping."""
+    def gradients(self) -> dict[str, torch.Tensor]:
+        """The weights' gradients in float32, taken from them."""
+        taken = {name: p.grad.float() for name, p in self.weights.items() if p.grad is not None}
+        for weight in self.weights.values():
+            weight.grad = None
+        return taken
+
+    def step(self, scale: float, gradients: dict[str, torch.Tensor], *, clip: float = 1.0) -> float:
+        """One step at `scale` times the rates; returns the norm of the gradients before clipping."""
         import torch
 
         self.steps += 1
         with torch.no_grad():
-            gradients = {
-                name: p.grad.float() for name, p in self.weights.items() if p.grad is not None
-            }
-            norm = math.sqrt(sum(float((g * g).sum()) for g in gradients.values()))
+            norm = math.sqrt(sum(float(g.norm()) ** 2 for g in gradients.values()))
             for name, gradient in gradients.items():
                 gradient.mul_(min(1.0, clip / (norm + 1e-6)))
                 update = self._muon if self._is_hidden(name) else self._adam
                 update(name, gradient, scale)
                 self.weights[name].copy_(self.masters[name])
-                self.weights[name].grad = None
         return norm
 
     def tensors(self) -> dict[str, torch.Tensor]:

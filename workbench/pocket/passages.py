@@ -10,10 +10,14 @@ from workbench.pocket.names import Names
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A question that one unit answers; `short` is the answer in a few words, copied from that unit."""
+    """A question that one unit answers; `short` is the answer in a few words, copied from that unit.
+
+    `verdict` is "yes" or "no" for a question that asks for it; `short` is then what decides.
+    """
 
     question: str
     short: str
+    verdict: str = ""
 
 
 @dataclass(frozen=True, slots=True)

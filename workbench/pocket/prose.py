@@ -13,8 +13,9 @@ from collections import Counter
 from functools import cache
 from pathlib import Path
 
-from workbench.pocket.lexicon import synonyms
 from workbench.pocket.passages import Ask, Passage, Unit, World, capital
+from workbench.pocket.thesaurus import other_words
+from workbench.pocket.wordings import TEXTS
 
 _SKIPPED = {"test", "tests", "site-packages", "dist-packages", "idlelib", "lib2to3", "__pycache__"}
 _STOP = frozenset(
@@ -27,28 +28,12 @@ _STOP = frozenset(
     after before up down out off very just use used using e.g i.e
     """.split()
 )
-_FORMS = (
-    "What is said about {b} and {a}?",
-    "How does {a} relate to {b}?",
-    "What is {a} {b}?",
-    "Why {a} {b}?",
-    "When does {a} {b}?",
-    "{A} {b}?",
-    "Which sentence mentions {a} and {b}?",
-    "Tell me about {a} {b}.",
-    "What happens to {a} if {b}?",
-    "{a} {b}",
-    "How is {a} used with {b}?",
-    "Which {a} does {b}?",
-    "Does {a} {b}?",
-    "What can {a} {b}?",
-    "Where is {a} {b}?",
-    "How many {a} {b}?",
-    "What should one know of {a} {b}?",
-    "Who {a} {b}?",
-    "How do I {a} {b}?",
-    "Is it true that {a} {b}?",
-)
+
+
+@cache
+def frames() -> tuple[str, ...]:
+    """Questions around the keywords ``{a}`` and ``{b}`` of a sentence."""
+    return tuple((TEXTS / "frames.txt").read_text(encoding="utf-8").splitlines())
 
 
 @cache
@@ -80,7 +65,7 @@ def prose_passages(world: World, size: int) -> list[Passage]:
     missing = [
         q
         for text in unseen
-        if text not in texts and (q := _keyword_question(world, text, texts, sets))
+        if text not in texts and (q := keyword_question(world, text, texts, sets))
     ]
     return [Passage(asked[0].header, asked[0].units, tuple(missing)), *asked[1:]]
 
@@ -105,7 +90,7 @@ def _asks(world: World, text: str, texts: list[str], sets: dict[str, set[str]]) 
     if texts.count(text) > 1:
         return ()
     made = []
-    question = _keyword_question(world, text, [t for t in texts if t != text], sets)
+    question = keyword_question(world, text, [t for t in texts if t != text], sets)
     if question:
         made.append(Ask(question, text))
     words = text.rstrip(".!?").split()
@@ -123,10 +108,13 @@ def _asks(world: World, text: str, texts: list[str], sets: dict[str, set[str]]) 
     return tuple(made)
 
 
-def _keyword_question(
+def keyword_question(
     world: World, text: str, others: list[str], sets: dict[str, set[str]]
 ) -> str | None:
-    """A question from some content words of `text`; None when another sentence holds nearly as many of them."""
+    """A question from some content words of `text`; None when another sentence holds nearly as many of them.
+
+    `sets` are the content words of each of `others`.
+    """
     rng = world.rng
     words = _content(text)
     if len(words) < 3:
@@ -138,26 +126,18 @@ def _keyword_question(
     if any(len(low & sets[o]) > max(0, len(low) - 2) for o in others):
         return None
     reworded = [_reworded(world, w) for w in asked]
-    return rng.choice(_FORMS).format(
-        a=reworded[0], b=" ".join(reworded[1:]), A=capital(reworded[0])
-    )
+    frame = rng.choice(frames()).replace("{a}", reworded[0]).replace("{b}", " ".join(reworded[1:]))
+    return capital(frame) if world.chance(0.5) else frame
 
 
 def _reworded(world: World, word: str) -> str:
     low = word.lower()
-    stem = low[:-1] if low.endswith("s") and low[:-1] in synonyms() else low
     share = world.rng.random()
-    if stem in synonyms() and share < 0.4:
-        return world.rng.choice(synonyms()[stem])
-    if share < 0.15 and len(low) > 5:
-        return (
-            low[:-3]
-            if low.endswith("ing")
-            else low[:-1]
-            if low[-1] in "sd"
-            else low + world.rng.choice(["s", "ing", "ed"])
-        )
-    return low if share < 0.8 else word
+    if low in other_words() and share < 0.35:
+        return world.rng.choice(other_words()[low])
+    if share < 0.45 and len(low) > 5:
+        return low[:-3] if low.endswith("ing") else low[:-1] if low[-1] in "sd" else low + "s"
+    return low if share < 0.85 else word
 
 
 def _content(text: str, *, lower: bool = False) -> list[str]:

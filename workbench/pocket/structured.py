@@ -16,6 +16,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from workbench.pocket.thesaurus import lines_of
 from workbench.pocket.tokenizer import CONTROL, END, ENDOFTEXT, FIRST_MARK, MARKS, PAD
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ _VOTE, _GATHER, _SINK, _WINDOW = 0.6, 1.2, 1.0, 10.0
 class Shape:
     """Sizes of a pocket model; the default is the one that ships."""
 
-    vocabulary: int = 3072
+    vocabulary: int = 4096
     dim: int = 256
     layers: int = 5
     heads: int = 8
@@ -89,7 +90,7 @@ def structured_model(shape: Shape, texts: list[str], *, seed: int = 0) -> Phimoe
     model = PhimoeForCausalLM(pocket_config(shape))
     with torch.no_grad():
         _rescale(model, shape)
-        _tie_spellings(model.model.embed_tokens.weight, texts)
+        _tie_words(model.model.embed_tokens.weight, texts)
         if shape.layers >= 3:
             _place_heads(model, shape, texts)
         for layer in model.model.layers:  # undo what mscale does to queries and keys
@@ -125,19 +126,24 @@ def _rescale(model: Any, shape: Shape) -> None:
     model.model.norm.weight.fill_(0.03 / _EMBEDDING_STD)
 
 
-def _tie_spellings(embedding: torch.Tensor, texts: list[str]) -> None:
-    """Tokens that differ in case or in a leading space start alike (cosine about 2/3)."""
-    first: dict[str, int] = {}
+def _tie_words(embedding: torch.Tensor, texts: list[str]) -> None:
+    """Tokens that differ in case or in a leading space start alike (cosine about 2/3), those of one idea a little."""
+    import torch
+
     original = embedding.clone()
+    ideas = torch.randn(1 + max(map(max, lines_of().values())), embedding.shape[1])
+    first: dict[str, int] = {}
     for token, text in enumerate(texts):
         word = text.strip().lower()
-        if token >= FIRST_MARK + len(MARKS) and word and not text.startswith("<0x"):
-            shared = original[first.setdefault(word, token)]
-            embedding[token] = (
-                (0.816 * shared + 0.577 * original[token])
-                if first[word] != token
-                else original[token]
-            )
+        if token < FIRST_MARK + len(MARKS) or not word or text.startswith("<0x"):
+            continue
+        own = original[token]
+        if first.setdefault(word, token) != token:
+            own = 0.816 * original[first[word]] + 0.577 * own
+        if lines := lines_of().get(word):
+            meaning = ideas[list(lines)].sum(0) * _EMBEDDING_STD / len(lines) ** 0.5
+            own = 0.816 * own + 0.577 * meaning
+        embedding[token] = own
 
 
 def _place_heads(model: Any, shape: Shape, texts: list[str]) -> None:

@@ -36,7 +36,7 @@ CHAT_TEMPLATE = (
 _PIECES = r" ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]|\n| +|\s"
 
 
-def train_tokenizer(*, vocabulary: int = 3072, examples: int = 4000, seed: int = 1) -> Any:
+def train_tokenizer(*, vocabulary: int = 4096, examples: int = 6000, seed: int = 1) -> Any:
     """Train on the training split of the generated data and on the Python reference.
 
     Marks are added tokens but not special: they decode. Bytes are ordinary tokens, so every Unicode text round-trips.
@@ -48,7 +48,9 @@ def train_tokenizer(*, vocabulary: int = 3072, examples: int = 4000, seed: int =
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_PIECES), "isolated")
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     byte_tokens = [f"<0x{value:02X}>" for value in range(256)]
-    letters = [chr(c) for c in range(32, 127)] + list("\näöüßÄÖÜéèêàâçîôûœÉÀñáíóúü¿¡–—“”„«»’§°€›")
+    letters = [chr(c) for c in range(32, 127)] + list(
+        "\näöüßÄÖÜéèêëàâçîïôûùœÉÀÈñáíóúü¿¡ìò–—“”„«»’§°€›"
+    )
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
         special_tokens=[*CONTROL, *MARKS, *byte_tokens],

@@ -1,13 +1,16 @@
 """Train the pocket model from nothing: ``python -m workbench.pocket.train --help``.
 
 A warm-up settles the copying heads on random tokens; then generated examples with ever more numbered sentences.
-A run can be killed and started again with the same arguments: it goes on from its last checkpoint, on the same data.
+A run can be killed and started again with the same arguments: it goes on from its last checkpoint, on the same data,
+and ends as it would have. ``--workers`` makes so many processes share a step.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -25,31 +28,34 @@ if TYPE_CHECKING:
 
 CHECKPOINT = "checkpoint.safetensors"
 CURVE = "learning_curve.csv"
-_ENOUGH = (0.80, 0.76, 0.74, 0.72, 0.70)  # first-token accuracy that opens the next level
-_AT_LATEST = (0.16, 0.24, 0.45, 0.60, 0.75)  # share of the run at which it opens in any case
+_MEETING = "workers"  # the file by which worker processes find each other
+_ENOUGH = (0.80, 0.76, 0.74, 0.72, 0.70, 0.70)  # first-token accuracy that opens the next level
+_AT_LATEST = (0.10, 0.15, 0.25, 0.40, 0.55, 0.65)  # share of the run at which it opens in any case
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """Everything that decides a run; `minutes` also ends it by the clock (0: by steps alone, and reproducible)."""
 
-    steps: int = 2000
+    steps: int = 6000
     minutes: float = 0.0
     seed: int = 11
-    batch_tokens: int = 4096
-    warm_up_steps: int = 120
-    cooldown: float = 0.3
+    workers: int = 1
+    batch_tokens: int = 5120  # of each worker
+    pool_steps: int = 24  # steps whose data are made together
+    warm_up_steps: int = 100
+    cooldown: float = 0.4
     adam_rate: float = 2e-3
     muon_rate: float = 4e-3
     first_token_weight: float = 6.0
     prompt_share: float = 0.15
     prompt_weight: float = 0.3
-    balance_weight: float = 0.08
+    balance_weight: float = 0.05
 
 
 @dataclass(slots=True)
 class Progress:
-    """Where a run stands; saved with each checkpoint."""
+    """Where a run stands; saved with each checkpoint. The accuracies are running means."""
 
     step: int = 0
     tokens: int = 0
@@ -76,7 +82,11 @@ class Losses:
 
 
 class Run:
-    """A model in training with its optimiser, data position and learning curve, in `folder`."""
+    """A model in training with its optimiser, data position and learning curve, in `folder`.
+
+    `worker` is the number of this process among the recipe's; only the first one writes. All of them hold the same
+    weights, because they step by the mean of their gradients.
+    """
 
     def __init__(
         self,
@@ -86,16 +96,18 @@ class Run:
         *,
         shape: Shape | None = None,
         device: str = "cpu",
+        worker: int = 0,
     ) -> None:
         import torch
 
         register_kernels()
-        self.folder, self.tokenizer, self.recipe, self.device = folder, tokenizer, recipe, device
+        self.folder, self.tokenizer, self.recipe = folder, tokenizer, recipe
+        self.device, self.worker = device, worker
         shape = shape or Shape(vocabulary=len(tokenizer))
         texts = list(tokenizer.convert_ids_to_tokens(range(len(tokenizer))))
         model: Any = structured_model(shape, texts, seed=recipe.seed)
         model.config._attn_implementation = ATTENTION
-        model.config._experts_implementation = EXPERTS
+        model.config._experts_implementation = EXPERTS if device == "cpu" else "grouped_mm"
         self.optimiser = Optimiser(
             model.to(device), adam_rate=recipe.adam_rate, muon_rate=recipe.muon_rate
         )
@@ -103,26 +115,42 @@ class Run:
         self.optimiser.weights = dict(self.model.named_parameters())
         self.progress = Progress()
         self.curve: list[dict[str, float]] = []
-        torch.manual_seed(recipe.seed)
+        self.recipes: list[dict[str, Any]] = [{"from_step": 0, **asdict(recipe)}]
 
     def train(
         self, *, until: int | None = None, share: float = 1.0, save_every: float = 240.0
     ) -> None:
-        """Step to a `share` of the recipe (or to step `until`), saving every `save_every` seconds and at the end."""
+        """Step to a `share` of the recipe (or to step `until`), saving every `save_every` seconds and at the end.
+
+        A save that fails on the way (a full disk) leaves the last checkpoint whole and is tried again; the last raises.
+        """
+        import torch
+
         begun = time.monotonic() - self.progress.seconds
         saved = time.monotonic()
         for batch in self._batches():
             if self.fraction() >= share or self.progress.step == until:
                 break
+            torch.manual_seed(
+                (self.recipe.seed * 1_000_003 + self.progress.step) * self.recipe.workers
+                + self.worker
+            )
             losses = step_losses(self.model, batch, self.recipe)
             losses.total.backward()  # type: ignore[no-untyped-call]
-            self.optimiser.step(self._rate())
-            self.progress.seconds = time.monotonic() - begun
-            self._advance(batch, losses)
-            if time.monotonic() - saved > save_every:
-                self.save()
+            gradients = self.optimiser.gradients()
+            seen = self._shared(batch, losses, gradients, time.monotonic() - begun)
+            self.optimiser.step(self._rate(), gradients)
+            self._advance(seen)
+            if self.worker == 0 and time.monotonic() - saved > save_every:
+                try:
+                    self.save()
+                except OSError as error:
+                    print(
+                        f"the checkpoint could not be written ({error}); going on", file=sys.stderr
+                    )
                 saved = time.monotonic()
-        self.save()
+        if self.worker == 0:
+            self.save()
 
     def fraction(self) -> float:
         """How much of the run is done, 0 to 1, by steps or by the clock, whichever is further."""
@@ -131,14 +159,12 @@ class Run:
 
     def save(self) -> None:
         """Write checkpoint and curve; each is replaced whole."""
-        import torch
         from safetensors.torch import save
 
         tensors = {name: t.contiguous().cpu() for name, t in self.optimiser.tensors().items()}
-        tensors["rng"] = torch.get_rng_state()
         state = {
             "progress": asdict(self.progress),
-            "recipe": asdict(self.recipe),
+            "recipes": self.recipes,
             "curve": self.curve,
         }
         write_atomic(self.folder / CHECKPOINT, save(tensors, metadata={"state": json.dumps(state)}))
@@ -150,8 +176,10 @@ class Run:
             write_atomic(self.folder / CURVE, ("\n".join(lines) + "\n").encode())
 
     def resume(self) -> bool:
-        """Go back to the last checkpoint of the folder; False when there is none."""
-        import torch
+        """Go back to the last checkpoint of the folder; False when there is none.
+
+        A recipe that differs from the checkpoint's holds from here on; the checkpoint remembers both.
+        """
         from safetensors import safe_open
 
         path = self.folder / CHECKPOINT
@@ -161,17 +189,20 @@ class Run:
             state = json.loads(file.metadata()["state"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         self.progress = Progress(**state["progress"])
-        self.curve = state["curve"]
+        self.curve, self.recipes = state["curve"], state["recipes"]
+        recipe = asdict(self.recipe)
+        if {**self.recipes[-1], **recipe} != self.recipes[-1]:
+            self.recipes.append({"from_step": self.progress.step, **recipe})
         self.optimiser.restore(tensors, self.progress.step)
-        torch.set_rng_state(tensors["rng"])
         return True
 
     def _batches(self) -> Iterator[Batch]:
+        """The batch of every step, that of this worker."""
         recipe, progress = self.recipe, self.progress
         while progress.step < recipe.warm_up_steps:
             yield warm_up_batch(
                 self.tokenizer,
-                seed=recipe.seed,
+                seed=f"{recipe.seed}:{self.worker}",
                 step=progress.step,
                 steps=recipe.warm_up_steps,
                 batch_tokens=recipe.batch_tokens,
@@ -179,10 +210,11 @@ class Run:
         while True:
             batches = pool(
                 self.tokenizer,
-                seed=recipe.seed,
+                seed=f"{recipe.seed}:{self.worker}",
                 number=progress.pool,
                 level=progress.pool_level,
                 batch_tokens=recipe.batch_tokens,
+                count=recipe.pool_steps,
             )
             while progress.batch < len(batches):
                 yield batches[progress.batch]
@@ -197,13 +229,46 @@ class Run:
         left = (1 - self.fraction()) / self.recipe.cooldown
         return min(1.0, (self.progress.step + 1) / 60, max(0.02, left))
 
-    def _advance(self, batch: Batch, losses: Losses) -> None:
+    def _shared(
+        self, batch: Batch, losses: Losses, gradients: dict[str, torch.Tensor], seconds: float
+    ) -> dict[str, float]:
+        """Put the workers' mean into `gradients`, in place; what the step was like, the same for all workers.
+
+        Tokens are summed, and the clock is the first worker's.
+        """
+        import torch
+
+        workers = self.recipe.workers
+        seen = {
+            "tokens": float(batch.real.sum()) * workers,
+            "seconds": seconds * workers if self.worker == 0 else 0.0,
+            "answer_loss": losses.answer,
+            "prompt_loss": losses.prompt,
+            "balance": losses.balance,
+            "answer_accuracy": losses.answer_accuracy,
+            "first_accuracy": losses.first_accuracy,
+        }
+        if workers == 1:
+            return seen
+        values = torch.tensor(list(seen.values()))
+        whole = torch.cat([values, *(g.flatten() for g in gradients.values())])
+        torch.distributed.all_reduce(whole)
+        whole /= workers
+        sizes = [len(values), *(g.numel() for g in gradients.values())]
+        values, *parts = torch.split(whole, sizes)
+        for gradient, part in zip(gradients.values(), parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+        return dict(zip(seen, values.tolist(), strict=True))
+
+    def _advance(self, seen: dict[str, float]) -> None:
         progress, recipe = self.progress, self.recipe
         fresh = progress.step in (0, recipe.warm_up_steps)
         keep = 0.0 if fresh else 0.96
-        progress.answer_accuracy += (1 - keep) * (losses.answer_accuracy - progress.answer_accuracy)
-        progress.first_accuracy += (1 - keep) * (losses.first_accuracy - progress.first_accuracy)
-        progress.tokens += int(batch.real.sum())
+        for name in ("answer_accuracy", "first_accuracy"):
+            before = getattr(progress, name)
+            setattr(progress, name, before + (1 - keep) * (seen[name] - before))
+        progress.seconds = seen["seconds"]
+        progress.tokens += round(seen["tokens"])
         progress.batch += progress.step >= recipe.warm_up_steps
         progress.step += 1
         progress.since_level += 1
@@ -214,20 +279,20 @@ class Run:
             if learned or self.fraction() > _AT_LATEST[progress.level]:
                 progress.level, progress.since_level = progress.level + 1, 0
         if progress.step % 20 == 0:
-            self.curve.append(
-                {
-                    "step": progress.step,
-                    "tokens": progress.tokens,
-                    "minutes": round(progress.seconds / 60, 2),
-                    "units": LEVELS[progress.level],
-                    "answer_loss": losses.answer,
-                    "prompt_loss": losses.prompt,
-                    "balance": losses.balance,
-                    "answer_accuracy": progress.answer_accuracy,
-                    "first_accuracy": progress.first_accuracy,
-                }
-            )
-            print(" ".join(f"{k} {v:.4g}" for k, v in self.curve[-1].items()), flush=True)
+            row = {
+                "step": progress.step,
+                "tokens": progress.tokens,
+                "minutes": round(progress.seconds / 60, 2),
+                "units": LEVELS[progress.level],
+                "answer_loss": seen["answer_loss"],
+                "prompt_loss": seen["prompt_loss"],
+                "balance": seen["balance"],
+                "answer_accuracy": progress.answer_accuracy,
+                "first_accuracy": progress.first_accuracy,
+            }
+            self.curve.append(row)
+            if self.worker == 0:
+                print(" ".join(f"{k} {v:.4g}" for k, v in row.items()), flush=True)
 
 
 def step_losses(model: Any, batch: Batch, recipe: Recipe) -> Losses:
@@ -242,20 +307,20 @@ def step_losses(model: Any, batch: Batch, recipe: Recipe) -> Losses:
     device = model.device
     ids, target, real = batch.ids.to(device), batch.target.to(device), batch.real.to(device)
     out = model.model(
-        input_ids=ids,
-        position_ids=batch.position.to(device),
-        attention_mask=batch.mask.to(device),
+        input_ids=ids[None],
+        position_ids=batch.position[None].to(device),
         output_router_logits=True,
         use_cache=False,
+        layout=batch.layout,
     )
-    hidden, labels, answers = out.last_hidden_state[:, :-1], ids[:, 1:], target[:, 1:]
-    prompt = (
-        real[:, 1:] & ~answers & (torch.rand(answers.shape, device=device) < recipe.prompt_share)
-    )
+    hidden, labels, answers = out.last_hidden_state[0, :-1], ids[1:], target[1:]
+    follows = real[1:] & real[:-1]
+    drawn = torch.rand(answers.shape, device=device) < recipe.prompt_share
+    prompt = follows & ~answers & ~begins_branch(batch).to(device)[1:] & drawn
     logits = model.lm_head(torch.cat([hidden[answers], hidden[prompt]])).float()
     losses = cross_entropy(logits, torch.cat([labels[answers], labels[prompt]]), reduction="none")
     count = int(answers.sum())
-    is_first = (answers & ~target[:, :-1])[answers]
+    is_first = (answers & ~target[:-1])[answers]
     weight = 1.0 + (recipe.first_token_weight - 1) * is_first.float()
     answer = (losses[:count] * weight).sum() / weight.sum()
     said = losses[count:].mean() if len(losses) > count else losses.sum() * 0
@@ -272,6 +337,19 @@ def step_losses(model: Any, batch: Batch, recipe: Recipe) -> Losses:
     )
 
 
+def begins_branch(batch: Batch) -> torch.Tensor:
+    """Where a row or branch begins in the flat batch: the token before it is not its context. Bool [tokens]."""
+    import torch
+
+    begins = torch.zeros(len(batch.ids), dtype=torch.bool)
+    start = 0
+    for extent in batch.layout.extents:
+        for length in (extent.shared, *extent.lengths):
+            begins[start : start + 1] = True
+            start += length
+    return begins
+
+
 def _balance(
     router_logits: tuple[torch.Tensor, ...], real: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -280,7 +358,7 @@ def _balance(
 
     balance = size = torch.zeros((), device=real.device)
     for layer in router_logits:
-        logits = layer.float().reshape(real.numel(), -1)[real.reshape(-1)]  # [real tokens, experts]
+        logits = layer.float().reshape(real.numel(), -1)[real]  # [real tokens, experts]
         experts = logits.shape[1]
         load = torch.bincount(logits.topk(2, -1).indices.reshape(-1), minlength=experts) / (
             2 * len(logits)
@@ -294,7 +372,6 @@ def main(arguments: list[str] | None = None) -> None:
     """Command line of the trainer."""
     import torch
 
-    from workbench.pocket.export import export_weights
     from workbench.pocket.tokenizer import train_tokenizer
 
     parser = argparse.ArgumentParser(prog="python -m workbench.pocket.train", description=__doc__)
@@ -304,9 +381,7 @@ def main(arguments: list[str] | None = None) -> None:
         required=True,
         help="folder for the tokenizer, checkpoints and the curve",
     )
-    parser.add_argument(
-        "--weights", type=Path, help="folder to export the model to, at half time and at the end"
-    )
+    parser.add_argument("--weights", type=Path, help="folder to export the model to at the end")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--until", type=int, help="stop after this step (to continue later)")
     for name, value in asdict(Recipe()).items():
@@ -314,23 +389,48 @@ def main(arguments: list[str] | None = None) -> None:
             f"--{name.replace('_', '-')}", type=type(value), default=value, help=f"default {value}"
         )
     given = parser.parse_args(arguments)
-    recipe = Recipe(**{name: getattr(given, name) for name in asdict(Recipe())})
-    folder: Path = given.out
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "tokenizer").exists():
-        train_tokenizer().save_pretrained(folder / "tokenizer")
+    if given.workers > 1 and given.device != "cpu":
+        parser.error("--workers shares the work among processes of one CPU; a GPU takes one")
+    given.out.mkdir(parents=True, exist_ok=True)
+    if not (given.out / "tokenizer").exists():
+        train_tokenizer().save_pretrained(given.out / "tokenizer")
+    if given.workers == 1:
+        _work(0, given)
+        return
+    (given.out / _MEETING).unlink(missing_ok=True)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers are the threads
+    torch.multiprocessing.spawn(  # type: ignore[attr-defined,no-untyped-call]
+        _work, args=(given,), nprocs=given.workers
+    )
+
+
+def _work(worker: int, given: argparse.Namespace) -> None:
+    """What one worker does from start to end."""
+    import torch
     from transformers import AutoTokenizer
 
-    run = Run(
-        folder, AutoTokenizer.from_pretrained(folder / "tokenizer"), recipe, device=given.device
-    )
-    print("resumed at step", run.progress.step) if run.resume() else print(
-        "new run", asdict(recipe), flush=True
-    )
-    for share in (0.5, 1.0):
-        run.train(until=given.until, share=share)
-        if given.weights and run.fraction() >= share:
-            export_weights(folder / CHECKPOINT, folder / "tokenizer", given.weights)
+    from workbench.pocket.export import export_weights
+
+    recipe = Recipe(**{name: getattr(given, name) for name in asdict(Recipe())})
+    if recipe.workers > 1:
+        meeting = (given.out / _MEETING).resolve().as_uri()
+        torch.distributed.init_process_group(
+            "gloo", init_method=meeting, rank=worker, world_size=recipe.workers
+        )
+    tokenizer = AutoTokenizer.from_pretrained(given.out / "tokenizer")
+    run = Run(given.out, tokenizer, recipe, device=given.device, worker=worker)
+    resumed = run.resume()
+    if worker == 0:
+        print(
+            f"resumed at step {run.progress.step}" if resumed else "new run",
+            asdict(recipe),
+            flush=True,
+        )
+    run.train(until=given.until)
+    if worker == 0 and given.weights and run.fraction() >= 1:
+        export_weights(given.out / CHECKPOINT, given.out / "tokenizer", given.weights)
+    if recipe.workers > 1:
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""How good was an answer: numbers on texts, in pure Python."""
