@@ -21,7 +21,16 @@ if TYPE_CHECKING:
 
 LEVELS = (4, 8, 12, 20, 32, 48, 60)  # the most units of one evidence, by level of the curriculum
 _CHAT_SHARE = 0.08
-_LOOKUP_SHARE = 0.05
+_LOOKUP_SHARE = 0.08
+_LEXICAL = (
+    0.8,
+    0.7,
+    0.6,
+    0.5,
+    0.4,
+    0.3,
+    0.3,
+)  # share of sentences also asked for by their own words, by level
 _WHOLE_SHARE = (
     0.35  # rows of quotes that are trained to their end; the others to the sentence's first words
 )
@@ -142,7 +151,7 @@ def _row(rng: random.Random, tokenizer: Any, *, seed: str, level: int) -> Row:
     units = min(MAX_UNITS, 3 + int((most - 2) * rng.random() ** 1.6))
     isolated = rng.random() >= _CHAT_SHARE
     turns = min(24, 4 + int(1.3 * units)) if isolated else rng.randint(3, 6)
-    made = example(seed=seed, units=units, turns=turns)
+    made = example(seed=seed, units=units, turns=turns, lexical=_LEXICAL[level])
     cut = made.style == "quote" and isolated and rng.random() >= _WHOLE_SHARE
     return encode(tokenizer, made, isolated=isolated, most=_QUOTED if cut else None)
 
@@ -199,7 +208,7 @@ def warm_up_batch(tokenizer: Any, *, seed: str, step: int, steps: int, batch_tok
     rng = random.Random(f"warm-up:{seed}:{step}")
     done = step / steps
     rows: list[Row] = []
-    units = 3 + int(12 * max(0.0, done - 0.3))
+    units = 3 + int(50 * max(0.0, done - 0.2))
     while sum(row.extent().tokens for row in rows) < batch_tokens - 800:
         if done < 1 / 8 or rng.random() < 0.1:
             rows.append(induction_row(rng, len(tokenizer)))

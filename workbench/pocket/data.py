@@ -19,7 +19,13 @@ from workbench.generation.prompts import (
 from workbench.pocket.events import event_passages
 from workbench.pocket.facts import code_passages, copy_passages, fact_passages, table_passages
 from workbench.pocket.passages import Ask, Passage, Unit, World
-from workbench.pocket.prose import central_sentence, documents, prose_passages
+from workbench.pocket.prose import (
+    central_sentence,
+    content_sets,
+    documents,
+    keyword_question,
+    prose_passages,
+)
 from workbench.pocket.scenes import scene_passages
 
 MAX_UNITS = 64
@@ -73,10 +79,12 @@ def example(
     style: str | None = None,
     turns: int = 8,
     abstain: float = 0.18,
+    lexical: float = 0.0,
 ) -> Example:
     """An example with about `units` numbered sentences (never more) and at most `turns` questions.
 
-    With `passages` the evidence is that many passages of one family, of at most six sentences each.
+    With `passages` the evidence is that many passages of one family, of at most six sentences each. A share `lexical`
+    of the sentences is asked for, in quotes, by some of their own words as well: the skill to learn first.
 
     >>> made = example(seed=7, units=6, family="facts", style="quote")
     >>> all(made.units[t.unit - 1] in t.answer for t in made.turns if t.unit)
@@ -91,7 +99,7 @@ def example(
         made = (
             _summary(world, units)
             if chosen == "summary"
-            else _questions(world, units, passages, family, chosen, turns, abstain)
+            else _questions(world, units, passages, family, chosen, turns, abstain, lexical)
         )
         if made is not None:
             return made
@@ -149,6 +157,7 @@ def _questions(
     style: str,
     turns: int,
     abstain: float,
+    lexical: float,
 ) -> Example | None:
     rng = world.rng
     name = family or rng.choices(list(FAMILIES), list(FAMILIES.values()))[0]
@@ -166,6 +175,8 @@ def _questions(
         for ask in unit.asks
         if _usable(ask, unit, style)
     ]
+    if lexical and style == "quote":
+        asks += _lexical(world, _units(passages), lexical)
     rng.shuffle(asks)
     rng.shuffle(missing)
     made = []
@@ -196,6 +207,19 @@ def _several(world: World, family: str, count: int) -> list[Passage]:
     missing = tuple(question for passage in made for question in passage.missing)
     kept = [Passage(p.header, p.units[:_PASSAGE_UNITS]) for p in made[:count]]
     return [Passage(kept[0].header, kept[0].units, missing), *kept[1:]]
+
+
+def _lexical(world: World, units: list[Unit], share: float) -> list[tuple[int, Unit, Ask]]:
+    """Questions by keywords for a share of the units."""
+    texts = [unit.text for unit in units]
+    sets = content_sets(texts)
+    made = []
+    for number, unit in enumerate(units, 1):
+        if world.chance(share) and texts.count(unit.text) == 1:
+            others = [text for text in texts if text != unit.text]
+            if question := keyword_question(world, unit.text, others, sets):
+                made.append((number, unit, Ask(question, unit.text)))
+    return made
 
 
 def short_answer(ask: Ask) -> str:

@@ -57,7 +57,7 @@ def prose_passages(world: World, size: int) -> list[Passage]:
         passages.append(Passage(_header(run[0]), tuple(Unit(s) for s in run)))
         texts += run
         unseen += document[start + 8 : start + 10] + rng.choice(source)[:1]
-    sets = {text: set(_content(text, lower=True)) for text in {*texts, *unseen}}
+    sets = content_sets([*texts, *unseen])
     asked = [
         Passage(p.header, tuple(Unit(u.text, _asks(world, u.text, texts, sets)) for u in p.units))
         for p in passages
@@ -106,6 +106,11 @@ def _asks(world: World, text: str, texts: list[str], sets: dict[str, set[str]]) 
         if len(set(map(str.lower, around)) - _STOP) >= 3:
             made.append(Ask(capital(" ".join(around)) + "?", " ".join(words[start:stop])))
     return tuple(made)
+
+
+def content_sets(texts: list[str]) -> dict[str, set[str]]:
+    """The content words of every text, in lower case."""
+    return {text: set(_content(text, lower=True)) for text in texts}
 
 
 def keyword_question(

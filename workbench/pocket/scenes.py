@@ -54,6 +54,7 @@ class Scene:
     title: str
     sentences: tuple[Sentence, ...]
     missing: tuple[str, ...]
+    language: str = "en"
 
     @property
     def held_out(self) -> bool:
@@ -68,7 +69,7 @@ def scenes(language: str, *, held_out: bool) -> tuple[Scene, ...]:
     >>> bool(set(scenes("en", held_out=True)) & set(scenes("en", held_out=False)))
     False
     """
-    parsed = map(_parse, blocks(f"{language}_*.scenes"))
+    parsed = (_parse(block, language) for block in blocks(f"{language}_*.scenes"))
     return tuple(scene for scene in parsed if scene.held_out == held_out)
 
 
@@ -198,7 +199,11 @@ class _Filling:
                 if name:
                     self.values[name] = self._choice(options)
             for name, kind in _SLOT.findall(line):
-                if kind:
+                if kind == "small" and scene.language != "en":
+                    self.values[name] = str(
+                        world.rng.randint(2, 20)
+                    )  # words for numbers are English
+                elif kind:
                     self.values[name] = self._value(kind)
 
     def __call__(self, text: str) -> str:
@@ -221,7 +226,7 @@ class _Filling:
         return self.choices[options]
 
 
-def _parse(block: str) -> Scene:
+def _parse(block: str, language: str = "en") -> Scene:
     head, *lines = block.strip().splitlines()
     sentences: list[Sentence] = []
     missing = []
@@ -234,4 +239,4 @@ def _parse(block: str) -> Scene:
             missing.append(line[2:].strip())
         elif line.strip():
             sentences.append(Sentence(line.strip(), ()))
-    return Scene(head.removeprefix("# ").strip(), tuple(sentences), tuple(missing))
+    return Scene(head.removeprefix("# ").strip(), tuple(sentences), tuple(missing), language)
