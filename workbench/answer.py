@@ -186,6 +186,7 @@ class Answer:
             "finish_reason": self.generation.finish_reason,
             "regime": self.generation.regime,
             "generator": self.generation.generator,
+            "warning": self.generation.warning,
             "prompt_tokens": len(self.prompt.token_ids),
             "reused_tokens": self.generation.cache.reused_tokens,
             "seconds": round(self.generation.timing.seconds, 3),
@@ -227,6 +228,8 @@ class Answer:
         )
         if self.abstained:
             note += f"; abstained: {escape(self.abstention_reason)}"
+        if self.generation.warning:
+            note += f"; {escape(self.generation.warning)}"
         parts = [
             f'<p class="wb-note">Question</p><p><strong>{escape(self.question)}</strong></p>',
             f'<p class="wb-note">{note}</p><p class="wb-text">{highlight(self.text, marks)}</p>',

@@ -249,6 +249,8 @@ def _ask(arguments: argparse.Namespace) -> tuple[Result, str]:
     ]
     if answer.abstained:
         lines.append(f"  ({answer.abstention_reason})")
+    if answer.generation.warning:
+        lines.append(f"  ({answer.generation.warning})")
     return answer.to_dict(), "\n".join(lines)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import json
+import shutil
 import weakref
 from dataclasses import replace
 
@@ -14,6 +16,7 @@ from workbench.cancel import CancelToken
 from workbench.errors import DoesNotFit, PromptTooLong
 from workbench.generation import phi
 from workbench.generation.decoding import stop_ids
+from workbench.generation.loading import load_generator
 from workbench.generation.options import Sampling
 from workbench.generation.prefix_cache import PrefixCache
 from workbench.generation.prompts import plain_prompt
@@ -289,3 +292,31 @@ def test_memory_that_runs_out_is_one_sentence_and_leaves_nothing_behind(tiny_moe
     assert not any(layer() for layer in layers), "the error keeps keys and values alive"
     assert len(generator.prefixes) == 0
     assert generator.generate(prompts[0], max_new_tokens=6).token_ids == expected
+
+
+def test_prompt_beyond_the_trained_length_warns_once_and_says_so_in_every_result(
+    tmp_path, moe_folder, caplog
+):
+    folder = tmp_path / "short"
+    shutil.copytree(moe_folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "trained_tokens": 12}))
+    generator = load_generator(str(folder))
+    assert generator.trained_tokens == 12
+    short, long = (
+        plain_prompt(text, tokenizer=generator.tokenizer, budget_tokens=200)
+        for text in ("Hi", "word " * 30)
+    )
+    with caplog.at_level("WARNING", logger="workbench"):
+        assert generator.generate(short, max_new_tokens=1).warning == ""
+        assert caplog.messages == []
+        found = generator.generate(long, max_new_tokens=1)
+        again = generator.with_context(300).generate_batch([long], max_new_tokens=1)[0]
+    assert f"have {len(long.token_ids) + len(found.token_ids)} tokens" in found.warning
+    assert "trained on at most 12" in again.warning
+    assert caplog.messages == [found.warning]
+
+
+def test_checkpoint_that_names_no_trained_length_warns_of_none(tiny_moe):
+    assert tiny_moe.trained_tokens is None
+    assert tiny_moe.generate(prompt_for(tiny_moe, "word " * 60), max_new_tokens=1).warning == ""

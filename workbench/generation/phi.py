@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 import time
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -41,6 +42,8 @@ from workbench.generation.sequences import Pace, TokenSequence, Turn, open_seque
 from workbench.routing.capture import Choices, RoutingRecorder, TokenTable
 from workbench.routing.trace import RoutingTrace
 
+log = logging.getLogger("workbench")
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Generator:
@@ -62,6 +65,7 @@ class Generator:
     whole_tokens: int = 0
     decoding: Decoding = EXACT
     _turn: Turn = field(default_factory=Turn, repr=False)
+    _warned: set[str] = field(default_factory=set, repr=False)
 
     def __repr__(self) -> str:
         kind = "MoE" if self.is_moe else "dense"
@@ -84,6 +88,17 @@ class Generator:
     def max_marks(self) -> int | None:
         """The highest mark this checkpoint knows; None for any."""
         return known_marks(self.tokenizer)
+
+    @property
+    def trained_tokens(self) -> int | None:
+        """The longest prompt with answer this checkpoint was trained on, where its config says (``trained_tokens``).
+
+        >>> from workbench.generation.loading import load_generator
+        >>> load_generator("pocket").trained_tokens
+        2048
+        """
+        tokens = getattr(self.model.config, "trained_tokens", None)
+        return None if tokens is None else int(tokens)
 
     def with_context(self, context: int) -> Generator:
         """The same weights for another context; the regime follows from it.
@@ -346,6 +361,10 @@ class Generator:
         else:
             dense = f"{self.name} is dense: it has no experts to choose"
             note = "capture was off" if self.is_moe else dense
+        warning = self._beyond_training(len(prompt.token_ids) + len(answer))
+        if warning and "length" not in self._warned:
+            self._warned.add("length")
+            log.warning("%s", warning)
         return Generation(
             text=decode_answer(self.tokenizer, answer, stop)[0] if text is None else text,
             token_ids=tuple(answer),
@@ -357,6 +376,16 @@ class Generator:
             cache=CacheReport(computed_tokens=computed, reused_tokens=reused),
             regime=self.regime,
             generator=self.name,
+            warning=warning,
+        )
+
+    def _beyond_training(self, tokens: int) -> str:
+        """What to expect of a sequence of so many tokens, "" when the checkpoint was trained on as many."""
+        if self.trained_tokens is None or tokens <= self.trained_tokens:
+            return ""
+        return (
+            f"prompt and answer have {tokens:,} tokens and {self.name} was trained on at most {self.trained_tokens:,}: "
+            "expect worse than usual; fewer passages (a lower k) help"
         )
 
     def _plan(self, context: int) -> MemoryPlan:

@@ -53,7 +53,8 @@ class Generation:
     ``token_ids`` hold the stop token if there was one; ``log_probabilities`` [tokens] are those of the chosen tokens
     under the model, before any constraint. ``routing`` is None for a dense model and where capture was off, with the
     reason in ``routing_note``. In the quote style ``quotes`` are the numbers of the sources said, one a line
-    of the text, and ``candidates`` all admissible answers, best first.
+    of the text, and ``candidates`` all admissible answers, best first. ``warning`` says why to expect less of this
+    answer than of others (a prompt longer than the checkpoint was trained on), or is empty.
     """
 
     text: str
@@ -68,6 +69,7 @@ class Generation:
     generator: str
     candidates: tuple[Candidate, ...] = ()
     quotes: tuple[int, ...] = ()
+    warning: str = ""
 
     def __post_init__(self) -> None:
         if len(self.log_probabilities) != len(self.token_ids):

@@ -16,6 +16,7 @@ def export_weights(checkpoint: Path, tokenizer_folder: Path, folder: Path) -> No
     from safetensors import safe_open
     from transformers import AutoTokenizer, GenerationConfig, PhimoeForCausalLM
 
+    from workbench.pocket.batches import TRAINED_TOKENS
     from workbench.pocket.structured import Shape, pocket_config
     from workbench.pocket.tokenizer import END, ENDOFTEXT, PAD
 
@@ -38,6 +39,7 @@ def export_weights(checkpoint: Path, tokenizer_folder: Path, folder: Path) -> No
             f"checkpoint {checkpoint} does not fit the pocket configuration: {unknown[:3]}"
         )
     model.tie_weights()
+    model.config.trained_tokens = TRAINED_TOKENS
     generation: Any = GenerationConfig  # untyped in transformers
     model.generation_config = generation(
         bos_token_id=1,

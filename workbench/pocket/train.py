@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -413,6 +414,7 @@ def _work(worker: int, given: argparse.Namespace) -> None:
 
     recipe = Recipe(**{name: getattr(given, name) for name in asdict(Recipe())})
     if recipe.workers > 1:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # how the end of the parent is told
         meeting = (given.out / _MEETING).resolve().as_uri()
         torch.distributed.init_process_group(
             "gloo", init_method=meeting, rank=worker, world_size=recipe.workers
