@@ -49,7 +49,7 @@ OWNERS = {
     "sentence_transformers": TORCH,
 }
 STANDARD_ONLY = ["errors.py", "markup.py", "cancel.py", "store.py"]
-NUMPY_ONLY = ["routing/trace.py", "routing/statistics.py"]
+NUMPY_ONLY = ["routing/trace.py", "routing/statistics.py", "routing/specialization.py"]
 
 
 def imported(tree: ast.AST) -> set[str]:

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     import torch
 
 LEVELS = (4, 8, 12, 20, 32, 48, 60)  # the most units of one evidence, by level of the curriculum
-TRAINED_TOKENS = 2048  # nearly all rows of the last level fit: 19 in 20 examples, the longest have 2,500
+TRAINED_TOKENS = (
+    2048  # nearly all rows of the last level fit: 19 in 20 examples, the longest have 2,500
+)
 _CHAT_SHARE = 0.08
 _LOOKUP_SHARE = 0.08
 _LEXICAL = (

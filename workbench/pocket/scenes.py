@@ -81,7 +81,7 @@ def scene_passages(world: World, size: int, language: str = "en") -> list[Passag
     rng = world.rng
     source = scenes(language, held_out=world.held_out)
     picked = rng.sample(source, min(len(source), 1 + size))
-    absent = picked.pop()
+    absent = picked.pop() if len(picked) > 1 else None
     passages: list[Passage] = []
     count = 0
     alone = size < 8
@@ -94,8 +94,7 @@ def scene_passages(world: World, size: int, language: str = "en") -> list[Passag
             count += len(passages[-1].units)
         if count >= size:
             break
-    stranger = _told(world, absent)
-    strange = [ask.question for unit in stranger.units for ask in unit.asks]
+    strange = [a.question for u in _told(world, absent).units for a in u.asks] if absent else []
     if strange:
         first = passages[0]
         missing = (*first.missing, rng.choice(strange))

@@ -414,7 +414,9 @@ def _work(worker: int, given: argparse.Namespace) -> None:
 
     recipe = Recipe(**{name: getattr(given, name) for name in asdict(Recipe())})
     if recipe.workers > 1:
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # how the end of the parent is told
+        signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        )  # how the end of the parent is told
         meeting = (given.out / _MEETING).resolve().as_uri()
         torch.distributed.init_process_group(
             "gloo", init_method=meeting, rank=worker, world_size=recipe.workers
