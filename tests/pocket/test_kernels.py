@@ -11,6 +11,7 @@ from workbench.pocket.kernels import (  # noqa: E402 (after importorskip)
     EXPERTS,
     Extent,
     Layout,
+    attention_of_rows,
     branched_attention,
     register_kernels,
 )
@@ -25,9 +26,31 @@ ROWS = (
 )
 
 
-def test_mask_shows_a_branch_its_beginning_and_itself() -> None:
-    mask = Layout((Extent(3, 2, (2, 1)), Extent(1, 1, ()))).mask.int().tolist()
-    assert mask == [
+def dense_mask(extents: tuple[Extent, ...]) -> torch.Tensor:
+    """Which key each query sees, token by token: [tokens, tokens]."""
+    about = [
+        (row, branch, place < extent.real)
+        for row, extent in enumerate(extents)
+        for branch, places in [
+            (-1, range(extent.shared)),
+            *((b, range(n)) for b, n in enumerate(extent.lengths)),
+        ]
+        for place in places
+    ]
+    rows = []
+    for q, (row, branch, _) in enumerate(about):
+        rows.append(
+            [
+                k <= q and r == row and (b == branch or (b == -1 and is_text))
+                for k, (r, b, is_text) in enumerate(about)
+            ]
+        )
+    return torch.tensor(rows)
+
+
+def test_branch_sees_its_beginning_and_itself() -> None:
+    """The oracle of this file, by hand."""
+    assert dense_mask((Extent(3, 2, (2, 1)), Extent(1, 1, ()))).int().tolist() == [
         [1, 0, 0, 0, 0, 0, 0],
         [1, 1, 0, 0, 0, 0, 0],
         [1, 1, 1, 0, 0, 0, 0],  # padding: sees, and is seen by no branch
@@ -38,8 +61,11 @@ def test_mask_shows_a_branch_its_beginning_and_itself() -> None:
     ]
 
 
+@pytest.mark.parametrize("on_gpu", [False, True])
 @pytest.mark.parametrize("extents", [ROWS, (Extent(300, 300, ()),), (Extent(32, 1, (1,)),)])
-def test_attention_and_its_gradients_are_those_under_the_mask(extents: tuple[Extent, ...]) -> None:
+def test_attention_and_its_gradients_are_those_under_the_mask(
+    extents: tuple[Extent, ...], on_gpu: bool
+) -> None:
     layout = Layout(extents)
     tokens = sum(extent.tokens for extent in extents)
     generator = torch.Generator().manual_seed(1)
@@ -47,8 +73,11 @@ def test_attention_and_its_gradients_are_those_under_the_mask(extents: tuple[Ext
         torch.randn(1, heads, tokens, 8, generator=generator, dtype=torch.float64).requires_grad_()
         for heads in (4, 2, 2)
     )
-    ours, _ = branched_attention(None, q, k, v, None, scaling=0.3, layout=layout)
-    seen = layout.mask
+    if on_gpu:  # the way of a GPU, on the CPU
+        ours = attention_of_rows(q, k, v, layout.on(q.device), 0.3)
+    else:
+        ours, _ = branched_attention(None, q, k, v, None, scaling=0.3, layout=layout)
+    seen = dense_mask(extents)
     theirs = torch.nn.functional.scaled_dot_product_attention(
         q, k, v, attn_mask=seen, scale=0.3, enable_gqa=True
     ).transpose(1, 2)

@@ -54,6 +54,22 @@ def test_checkpoint_remembers_every_recipe_it_was_trained_with(  # type: ignore[
     assert [(r["from_step"], r["balance_weight"]) for r in other.recipes] == [(0, 0.05), (1, 0.5)]
 
 
+@pytest.mark.slow  # reads the Python reference twice
+def test_data_made_ahead_by_other_processes_are_the_same(  # type: ignore[no-untyped-def]
+    small_tokenizer, tmp_path: Path
+) -> None:
+    recipe = replace(RECIPE, warm_up_steps=0)
+    shape = _shape(small_tokenizer)
+    here = Run(tmp_path, small_tokenizer, recipe, shape=shape)
+    ahead = Run(tmp_path, small_tokenizer, recipe, shape=shape, makers=1)
+    ours, theirs = here._pools(3), ahead._pools(3)
+    for _ in range(2):
+        for one, other in zip(next(ours), next(theirs), strict=True):
+            assert torch.equal(one.ids, other.ids)
+            assert one.layout == other.layout
+    theirs.close()  # type: ignore[attr-defined]
+
+
 def test_new_folder_has_nothing_to_resume(small_tokenizer, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     assert not _run(tmp_path, small_tokenizer).resume()
 

@@ -46,27 +46,57 @@ class Extent:
         return torch.cat(places)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Rectangle:
+    """The rows of a flat batch side by side, padded to the longest: what a GPU computes in one launch.
+
+    `places` [rows, longest] are the tokens of each row in the flat batch, `mask` [rows, 1, longest, longest] says which
+    key each query sees, `back` [tokens] is each token's place in the flattened rectangle.
+    """
+
+    places: torch.Tensor
+    mask: torch.Tensor
+    back: torch.Tensor
+
+
 @dataclass(frozen=True)
 class Layout:
     """How a flat batch of [tokens] falls into rows."""
 
     extents: tuple[Extent, ...]
 
-    @cached_property
-    def mask(self) -> torch.Tensor:
-        """Which key each query sees, all rows at once: bool [tokens, tokens]; the definition the kernels follow."""
-        import torch
+    def on(self, device: torch.device) -> Rectangle:
+        """The rectangle on a device, made once."""
+        if device not in self._rectangles:
+            self._rectangles[device] = _rectangle(self.extents, device)
+        return self._rectangles[device]
 
-        rows, branches, hidden = [], [], []
-        for number, extent in enumerate(self.extents):
-            rows += [number] * extent.tokens
-            branches += [-1] * extent.shared
-            branches += [b for b, length in enumerate(extent.lengths) for _ in range(length)]
-            hidden += [place >= extent.real for place in range(extent.shared)]
-            hidden += [False] * sum(extent.lengths)
-        row, branch, pad = torch.tensor(rows), torch.tensor(branches), torch.tensor(hidden)
-        own = (branch[:, None] == branch) | ((branch == -1) & ~pad)
-        return (own & (row[:, None] == row)).tril()
+    @cached_property
+    def _rectangles(self) -> dict[torch.device, Rectangle]:
+        return {}
+
+
+def _rectangle(extents: tuple[Extent, ...], device: torch.device) -> Rectangle:
+    import torch
+
+    tokens = torch.tensor([extent.tokens for extent in extents], device=device)
+    longest = int(tokens.max())
+    place = torch.arange(longest, device=device)
+    starts = tokens.cumsum(0) - tokens
+    inside = place < tokens[:, None]  # [rows, longest]
+    places = torch.where(inside, starts[:, None] + place, 0)
+    branch = torch.full(inside.shape, -1, device=device)
+    hidden = ~inside
+    for row, extent in enumerate(extents):
+        lengths = torch.tensor(extent.lengths, dtype=torch.long, device=device)
+        numbers = torch.arange(len(extent.lengths), device=device).repeat_interleave(lengths)
+        branch[row, extent.shared : extent.tokens] = numbers
+        if extent.lengths:
+            hidden[row, extent.real : extent.shared] = True
+    own = branch[:, :, None] == branch[:, None, :]
+    shared = ((branch == -1) & ~hidden)[:, None, :]
+    mask = (own | shared) & (place <= place[:, None])  # a query of the padding sees itself
+    return Rectangle(places, mask[:, None], inside.flatten().nonzero().flatten())
 
 
 def register_kernels() -> None:
@@ -165,16 +195,8 @@ def branched_attention(
 
     tokens = query.shape[2]
     layout = layout or Layout((Extent(tokens, tokens, ()),))
-    if query.device.type != "cpu":  # one launch over all rows beats many small ones
-        out = torch.nn.functional.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=layout.mask.to(query.device),
-            scale=scaling,
-            enable_gqa=True,
-        )
-        return out.transpose(1, 2).contiguous(), None
+    if query.device.type != "cpu":
+        return attention_of_rows(query, key, value, layout.on(query.device), scaling), None
     sizes = [n for e in layout.extents for n in (e.shared, sum(e.lengths))]
     parts = [torch.split(x[0], sizes, 1) for x in (query * scaling, key, value)]
     causal, branched = _attention_functions()
@@ -187,6 +209,19 @@ def branched_attention(
             own = [part[2 * number + 1] for part in parts]
             done.append(branched.apply(*own, *beginning[1:], extent))
     return torch.cat(done, 1).transpose(0, 1)[None], None
+
+
+def attention_of_rows(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rows: Rectangle, scaling: float
+) -> torch.Tensor:
+    """The same in one call of torch's attention over all rows; shapes as in :func:`branched_attention`."""
+    import torch
+
+    q, k, v = (x[0][:, rows.places].transpose(0, 1) for x in (query, key, value))
+    out = torch.nn.functional.scaled_dot_product_attention(
+        q, k, v, attn_mask=rows.mask, scale=scaling, enable_gqa=True
+    )  # [rows, heads, longest, width]
+    return out.transpose(1, 2).flatten(0, 1)[rows.back][None]
 
 
 @cache

@@ -8,13 +8,17 @@ and ends as it would have. ``--workers`` makes so many processes share a step.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import multiprocessing
 import os
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,16 +34,14 @@ if TYPE_CHECKING:
 CHECKPOINT = "checkpoint.safetensors"
 CURVE = "learning_curve.csv"
 _MEETING = "workers"  # the file by which worker processes find each other
-_ENOUGH = (0.66, 0.64, 0.62, 0.60, 0.60, 0.60)  # first-token accuracy that opens the next level
-_AT_LATEST = (0.06, 0.08, 0.11, 0.16, 0.26, 0.40)  # share of the run at which it opens in any case
+_OPENS = (0.06, 0.08, 0.11, 0.16, 0.26, 0.40)  # share of the run at which each next level opens
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Everything that decides a run; `minutes` also ends it by the clock (0: by steps alone, and reproducible)."""
+    """Everything that decides a run."""
 
-    steps: int = 6000
-    minutes: float = 0.0
+    steps: int = 5000
     seed: int = 11
     workers: int = 1
     batch_tokens: int = 5120  # of each worker
@@ -60,11 +62,6 @@ class Progress:
 
     step: int = 0
     tokens: int = 0
-    level: int = 0
-    pool: int = 0
-    pool_level: int = 0
-    batch: int = 0
-    since_level: int = 0
     seconds: float = 0.0
     answer_accuracy: float = 0.0
     first_accuracy: float = 0.0
@@ -86,7 +83,7 @@ class Run:
     """A model in training with its optimiser, data position and learning curve, in `folder`.
 
     `worker` is the number of this process among the recipe's; only the first one writes. All of them hold the same
-    weights, because they step by the mean of their gradients.
+    weights, because they step by the mean of their gradients. `makers` processes make the data ahead (0: this one).
     """
 
     def __init__(
@@ -98,12 +95,13 @@ class Run:
         shape: Shape | None = None,
         device: str = "cpu",
         worker: int = 0,
+        makers: int = 0,
     ) -> None:
         import torch
 
         register_kernels()
         self.folder, self.tokenizer, self.recipe = folder, tokenizer, recipe
-        self.device, self.worker = device, worker
+        self.device, self.worker, self.makers = device, worker, makers
         shape = shape or Shape(vocabulary=len(tokenizer))
         texts = list(tokenizer.convert_ids_to_tokens(range(len(tokenizer))))
         model: Any = structured_model(shape, texts, seed=recipe.seed)
@@ -118,10 +116,8 @@ class Run:
         self.curve: list[dict[str, float]] = []
         self.recipes: list[dict[str, Any]] = [{"from_step": 0, **asdict(recipe)}]
 
-    def train(
-        self, *, until: int | None = None, share: float = 1.0, save_every: float = 240.0
-    ) -> None:
-        """Step to a `share` of the recipe (or to step `until`), saving every `save_every` seconds and at the end.
+    def train(self, *, until: int | None = None, save_every: float = 240.0) -> None:
+        """Step to the end of the recipe, or to step `until`, saving every `save_every` seconds and at the end.
 
         A save that fails on the way (a full disk) leaves the last checkpoint whole and is tried again; the last raises.
         """
@@ -130,7 +126,7 @@ class Run:
         begun = time.monotonic() - self.progress.seconds
         saved = time.monotonic()
         for batch in self._batches():
-            if self.fraction() >= share or self.progress.step == until:
+            if self.progress.step in (self.recipe.steps, until):
                 break
             torch.manual_seed(
                 (self.recipe.seed * 1_000_003 + self.progress.step) * self.recipe.workers
@@ -154,9 +150,8 @@ class Run:
             self.save()
 
     def fraction(self) -> float:
-        """How much of the run is done, 0 to 1, by steps or by the clock, whichever is further."""
-        by_clock = self.progress.seconds / 60 / self.recipe.minutes if self.recipe.minutes else 0.0
-        return max(self.progress.step / self.recipe.steps, by_clock)
+        """How much of the run is done, 0 to 1."""
+        return self.progress.step / self.recipe.steps
 
     def save(self) -> None:
         """Write checkpoint and curve; each is replaced whole."""
@@ -189,7 +184,8 @@ class Run:
         with safe_open(path, framework="pt") as file:
             state = json.loads(file.metadata()["state"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-        self.progress = Progress(**state["progress"])
+        known = {field.name for field in fields(Progress)}
+        self.progress = Progress(**{k: v for k, v in state["progress"].items() if k in known})
         self.curve, self.recipes = state["curve"], state["recipes"]
         recipe = asdict(self.recipe)
         if {**self.recipes[-1], **recipe} != self.recipes[-1]:
@@ -208,22 +204,39 @@ class Run:
                 steps=recipe.warm_up_steps,
                 batch_tokens=recipe.batch_tokens,
             )
-        while True:
-            batches = pool(
-                self.tokenizer,
-                seed=f"{recipe.seed}:{self.worker}",
-                number=progress.pool,
-                level=progress.pool_level,
-                batch_tokens=recipe.batch_tokens,
-                count=recipe.pool_steps,
+        number, done = divmod(progress.step - recipe.warm_up_steps, recipe.pool_steps)
+        for batches in self._pools(number):
+            yield from batches[done:]
+            done = 0
+
+    def _pools(self, first: int) -> Iterator[list[Batch]]:
+        """The pools of this worker from number `first` on, made here or ahead by other processes."""
+        recipe = self.recipe
+
+        def options(number: int) -> dict[str, Any]:
+            return {
+                "seed": f"{recipe.seed}:{self.worker}",
+                "number": number,
+                "level": level_of(recipe, number),
+                "batch_tokens": recipe.batch_tokens,
+                "count": recipe.pool_steps,
+            }
+
+        if not self.makers:
+            for number in itertools.count(first):
+                yield pool(self.tokenizer, **options(number))
+        spawned = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(self.makers, mp_context=spawned) as makers:
+            ahead = deque(
+                makers.submit(pool, self.tokenizer, **options(first + n))
+                for n in range(self.makers + 1)
             )
-            while progress.batch < len(batches):
-                yield batches[progress.batch]
-            progress.pool, progress.batch, progress.pool_level = (
-                progress.pool + 1,
-                0,
-                progress.level,
-            )
+            try:
+                for number in itertools.count(first + len(ahead)):
+                    yield ahead.popleft().result()
+                    ahead.append(makers.submit(pool, self.tokenizer, **options(number)))
+            finally:
+                makers.shutdown(wait=False, cancel_futures=True)
 
     def _rate(self) -> float:
         """Share of the full rates: a warm-up of 60 steps, and a linear cool-down at the end."""
@@ -270,21 +283,17 @@ class Run:
             setattr(progress, name, before + (1 - keep) * (seen[name] - before))
         progress.seconds = seen["seconds"]
         progress.tokens += round(seen["tokens"])
-        progress.batch += progress.step >= recipe.warm_up_steps
         progress.step += 1
-        progress.since_level += 1
-        if progress.step > recipe.warm_up_steps and progress.level < len(LEVELS) - 1:
-            learned = (
-                progress.since_level > 40 and progress.first_accuracy > _ENOUGH[progress.level]
-            )
-            if learned or self.fraction() > _AT_LATEST[progress.level]:
-                progress.level, progress.since_level = progress.level + 1, 0
         if progress.step % 20 == 0:
             row = {
                 "step": progress.step,
                 "tokens": progress.tokens,
                 "minutes": round(progress.seconds / 60, 2),
-                "units": LEVELS[progress.level],
+                "units": LEVELS[
+                    level_of(
+                        recipe, (progress.step - 1 - recipe.warm_up_steps) // recipe.pool_steps
+                    )
+                ],
                 "answer_loss": seen["answer_loss"],
                 "prompt_loss": seen["prompt_loss"],
                 "balance": seen["balance"],
@@ -294,6 +303,16 @@ class Run:
             self.curve.append(row)
             if self.worker == 0:
                 print(" ".join(f"{k} {v:.4g}" for k, v in row.items()), flush=True)
+
+
+def level_of(recipe: Recipe, number: int) -> int:
+    """The level of pool `number`: by the share of the run at which the pool begins.
+
+    >>> [level_of(Recipe(steps=1000, warm_up_steps=0, pool_steps=10), pool) for pool in (0, 6, 7, 30, 90)]
+    [0, 0, 1, 5, 6]
+    """
+    step = recipe.warm_up_steps + number * recipe.pool_steps
+    return sum(step / recipe.steps > share for share in _OPENS)
 
 
 def step_losses(model: Any, batch: Batch, recipe: Recipe) -> Losses:
@@ -384,6 +403,9 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--weights", type=Path, help="folder to export the model to at the end")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--makers", type=int, default=0, help="processes that make data ahead, for a fast GPU"
+    )
     parser.add_argument("--until", type=int, help="stop after this step (to continue later)")
     for name, value in asdict(Recipe()).items():
         parser.add_argument(
@@ -422,7 +444,7 @@ def _work(worker: int, given: argparse.Namespace) -> None:
             "gloo", init_method=meeting, rank=worker, world_size=recipe.workers
         )
     tokenizer = AutoTokenizer.from_pretrained(given.out / "tokenizer")
-    run = Run(given.out, tokenizer, recipe, device=given.device, worker=worker)
+    run = Run(given.out, tokenizer, recipe, device=given.device, worker=worker, makers=given.makers)
     resumed = run.resume()
     if worker == 0:
         print(
