@@ -19,24 +19,14 @@ from workbench.pocket.tokenizer import END, FIRST_MARK, MARKS, PAD
 if TYPE_CHECKING:
     import torch
 
-LEVELS = (4, 8, 12, 20, 32, 48, 60)  # the most units of one evidence, by level of the curriculum
-TRAINED_TOKENS = (
-    2048  # nearly all rows of the last level fit: 19 in 20 examples, the longest have 2,500
-)
+# By level of the curriculum: the most units of one evidence, the share of them asked for by their own words, and the
+# share of the written questions that is kept. Matching words comes first, among many units; wording comes on top of it.
+LEVELS = ((24, 1.0, 0.0), (40, 0.8, 0.3), (60, 0.5, 0.7), (60, 0.3, 1.0))
+# Nearly all rows of the last level fit: 19 in 20 examples, the longest have 2,500 tokens.
+TRAINED_TOKENS = 2048
 _CHAT_SHARE = 0.08
 _LOOKUP_SHARE = 0.08
-_LEXICAL = (
-    0.8,
-    0.7,
-    0.6,
-    0.5,
-    0.4,
-    0.3,
-    0.3,
-)  # share of sentences also asked for by their own words, by level
-_WHOLE_SHARE = (
-    0.35  # rows of quotes that are trained to their end; the others to the sentence's first words
-)
+_WHOLE_SHARE = 0.35  # rows of quotes that are trained to their end; the others to the first words
 _QUOTED = 6  # tokens of the answer, mark included, in the rows that are not
 _ROUND = 32  # beginnings, and all branches of a row together, are padded to multiples of it
 
@@ -148,13 +138,16 @@ def pool(
 
 def _row(rng: random.Random, tokenizer: Any, *, seed: str, level: int) -> Row:
     """A row of a pool: mostly an example, its questions apart; now and then a lookup or a chat."""
-    most = LEVELS[level]
+    most, lexical, written = LEVELS[level]
     if rng.random() < _LOOKUP_SHARE:
         return lookup_row(rng, tokenizer, units=min(MAX_UNITS, rng.randint(4, 4 + most)))
     units = min(MAX_UNITS, 3 + int((most - 2) * rng.random() ** 1.6))
     isolated = rng.random() >= _CHAT_SHARE
     turns = min(24, 4 + int(1.3 * units)) if isolated else rng.randint(3, 6)
-    made = example(seed=seed, units=units, turns=turns, lexical=_LEXICAL[level])
+    style = None if written else "quote"
+    made = example(
+        seed=seed, units=units, style=style, turns=turns, lexical=lexical, written=written
+    )
     cut = made.style == "quote" and isolated and rng.random() >= _WHOLE_SHARE
     return encode(tokenizer, made, isolated=isolated, most=_QUOTED if cut else None)
 

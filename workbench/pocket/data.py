@@ -80,11 +80,13 @@ def example(
     turns: int = 8,
     abstain: float = 0.18,
     lexical: float = 0.0,
+    written: float = 1.0,
 ) -> Example:
     """An example with about `units` numbered sentences (never more) and at most `turns` questions.
 
     With `passages` the evidence is that many passages of one family, of at most six sentences each. A share `lexical`
-    of the sentences is asked for, in quotes, by some of their own words as well: the skill to learn first.
+    of the sentences is asked for, in quotes, by some of their own words as well: the skill to learn first. Of the
+    questions that were written only a share `written` is kept.
 
     >>> made = example(seed=7, units=6, family="facts", style="quote")
     >>> all(made.units[t.unit - 1] in t.answer for t in made.turns if t.unit)
@@ -99,7 +101,9 @@ def example(
         made = (
             _summary(world, units)
             if chosen == "summary"
-            else _questions(world, units, passages, family, chosen, turns, abstain, lexical)
+            else _questions(
+                world, units, passages, family, chosen, turns, abstain, lexical, written
+            )
         )
         if made is not None:
             return made
@@ -158,6 +162,7 @@ def _questions(
     turns: int,
     abstain: float,
     lexical: float,
+    written: float,
 ) -> Example | None:
     rng = world.rng
     name = family or rng.choices(list(FAMILIES), list(FAMILIES.values()))[0]
@@ -175,6 +180,9 @@ def _questions(
         for ask in unit.asks
         if _usable(ask, unit, style)
     ]
+    if written < 1:
+        asks = [ask for ask in asks if world.chance(written)]
+        missing = [question for question in missing if world.chance(written)]
     if lexical and style == "quote":
         asks += _lexical(world, _units(passages), lexical)
     rng.shuffle(asks)

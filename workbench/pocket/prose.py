@@ -130,7 +130,8 @@ def keyword_question(
     low = {w.lower() for w in asked}
     if any(len(low & sets[o]) > max(0, len(low) - 2) for o in others):
         return None
-    reworded = [_reworded(world, w) for w in asked]
+    is_english = len(words) < 0.75 * len(text.split())  # in other languages nearly all words count
+    reworded = [_reworded(world, w) if is_english else w.lower() for w in asked]
     frame = rng.choice(frames()).replace("{a}", reworded[0]).replace("{b}", " ".join(reworded[1:]))
     return capital(frame) if world.chance(0.5) else frame
 
@@ -147,7 +148,9 @@ def _reworded(world: World, word: str) -> str:
 
 def _content(text: str, *, lower: bool = False) -> list[str]:
     words = [
-        w for w in re.findall(r"[A-Za-z][A-Za-z'-]+", text) if w.lower() not in _STOP and len(w) > 2
+        w
+        for w in re.findall(r"[^\W\d_][^\W\d_'-]*(?:['-][^\W\d_]+)*", text)
+        if w.lower() not in _STOP and len(w) > 2
     ]
     return [w.lower() for w in words] if lower else words
 

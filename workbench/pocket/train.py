@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.pocket.batches import LEVELS, Batch, pool, warm_up_batch
+from workbench.pocket.batches import Batch, pool, warm_up_batch
 from workbench.pocket.kernels import ATTENTION, EXPERTS, register_kernels
 from workbench.pocket.optimiser import Optimiser
 from workbench.pocket.structured import Shape, structured_model
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 CHECKPOINT = "checkpoint.safetensors"
 CURVE = "learning_curve.csv"
 _MEETING = "workers"  # the file by which worker processes find each other
-_OPENS = (0.06, 0.08, 0.11, 0.16, 0.26, 0.40)  # share of the run at which each next level opens
+_OPENS = (0.06, 0.12, 0.25)  # share of the run at which each next level opens
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Recipe:
     workers: int = 1
     batch_tokens: int = 5120  # of each worker
     pool_steps: int = 24  # steps whose data are made together
-    warm_up_steps: int = 220
+    warm_up_steps: int = 120
     cooldown: float = 0.4
     adam_rate: float = 2e-3
     muon_rate: float = 4e-3
@@ -289,11 +289,9 @@ class Run:
                 "step": progress.step,
                 "tokens": progress.tokens,
                 "minutes": round(progress.seconds / 60, 2),
-                "units": LEVELS[
-                    level_of(
-                        recipe, (progress.step - 1 - recipe.warm_up_steps) // recipe.pool_steps
-                    )
-                ],
+                "level": level_of(
+                    recipe, (progress.step - 1 - recipe.warm_up_steps) // recipe.pool_steps
+                ),
                 "answer_loss": seen["answer_loss"],
                 "prompt_loss": seen["prompt_loss"],
                 "balance": seen["balance"],
@@ -309,7 +307,7 @@ def level_of(recipe: Recipe, number: int) -> int:
     """The level of pool `number`: by the share of the run at which the pool begins.
 
     >>> [level_of(Recipe(steps=1000, warm_up_steps=0, pool_steps=10), pool) for pool in (0, 6, 7, 30, 90)]
-    [0, 0, 1, 5, 6]
+    [0, 0, 1, 3, 3]
     """
     step = recipe.warm_up_steps + number * recipe.pool_steps
     return sum(step / recipe.steps > share for share in _OPENS)
