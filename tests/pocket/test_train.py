@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,17 @@ def test_full_disk_loses_no_checkpoint(  # type: ignore[no-untyped-def]
     assert (tmp_path / CHECKPOINT).read_bytes() == before
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As many threads as each worker has: sums of bfloat16 depend on it, and with them the experts that are drawn."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
 def test_two_workers_step_by_the_mean_of_their_gradients(small_tokenizer, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     recipe = replace(RECIPE, workers=2)
     small_tokenizer.save_pretrained(tmp_path / "tokenizer")
