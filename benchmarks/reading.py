@@ -39,7 +39,7 @@ from workbench.generation.prompts import (
 )
 from workbench.retrieval.encoders import load_encoder
 from workbench.retrieval.lexical import LexicalIndex
-from workbench.retrieval.retrievers import Hit
+from workbench.retrieval.hits import Hit
 
 SEED, RESAMPLES = 0, 10_000
 

@@ -160,7 +160,9 @@ def test_bad_input_is_one_sentence_and_its_exit_code(
 
 
 def test_an_index_with_one_byte_flipped_is_refused(capsys, index, tmp_path):
-    for name in sorted(p.relative_to(index) for p in index.rglob("*") if p.is_file()):
+    unimportant = {".lock", ".workbenchignore"}
+    files = {p.relative_to(index) for p in index.rglob("*") if p.is_file()}
+    for name in sorted(name for name in files if name.name not in unimportant):
         damaged = tmp_path / "damaged"
         shutil.copytree(index, damaged)
         data = bytearray((damaged / name).read_bytes())

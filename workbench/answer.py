@@ -21,7 +21,9 @@ from workbench.generation.results import Generation
 from workbench.grounding.abstention import is_abstention
 from workbench.grounding.citations import Citation, CitationReport, find_citations
 from workbench.markup import Highlight, escape, fragment, highlight
-from workbench.retrieval.retrievers import Hit, Retriever
+from workbench.retrieval.filters import Where
+from workbench.retrieval.hits import Hit
+from workbench.retrieval.retrievers import Retriever, SearchOptions
 from workbench.routing.trace import RoutingTrace
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ def ask(
     generator: Generator,
     k: int = 5,
     mode: Literal["dense", "lexical", "hybrid"] | None = None,
+    where: Where | None = None,
+    options: SearchOptions | None = None,
     style: Style = "quote",
     marks: Marks = "sentence",
     max_new_tokens: int = 256,
@@ -46,6 +50,8 @@ def ask(
     cancel: CancelToken | None = None,
 ) -> Answer:
     """Answer `question` from the retriever's documents, every statement walked back to its characters.
+
+    `k`, `mode`, `where` (a filter such as ``{"language": "de"}``) and `options` are those of ``retriever.search``.
 
     ``style="quote"`` answers with one verbatim sentence chosen by the model, or abstains; ``style="free"`` is ordinary
     decoding. `decoding` says how tokens are computed; None takes what is fastest here at equal tokens. Raises
@@ -59,7 +65,8 @@ def ask(
     >>> all(corpus[c.document_id].text[c.start:c.stop] == c.text for c in answer.citations)
     True
     """
-    hits = retriever.search(question, k=k, mode=mode)
+    retriever = retriever.view()  # the passages are those of one moment
+    hits = retriever.search(question, k=k, mode=mode, where=where, options=options)
     prompt = build_prompt(
         question,
         hits,

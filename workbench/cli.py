@@ -19,6 +19,7 @@ from typing import Any
 
 from workbench import __version__
 from workbench.errors import InputError, WorkbenchError
+from workbench.markup import counted
 
 Result = dict[str, Any]
 EXIT_USAGE, EXIT_UNUSABLE, EXIT_INTERRUPTED = 2, 4, 130
@@ -69,17 +70,36 @@ def build_parser() -> argparse.ArgumentParser:
     lab = _verb(verbs, "lab", "JupyterLab on notebooks/", _lab, with_json=False)
     lab.add_argument("options", nargs=argparse.REMAINDER, help="passed to jupyter lab")
 
-    index = _verb(verbs, "index", "read, chunk, embed and save documents", _index)
-    index.add_argument("paths", nargs="+", metavar="PATH", help="files and folders")
+    index = _verb(
+        verbs, "index", "read, chunk, embed and save documents; again: what changed alone", _index
+    )
+    index.add_argument("paths", nargs="*", metavar="PATH", help="files and folders")
     index.add_argument("--index", required=True, metavar="DIR", help="folder of the index")
     index.add_argument(
         "--encoder",
         help="hub id or folder of a sentence-transformers encoder (default: all-MiniLM-L6-v2)",
     )
+    index.add_argument(
+        "--structure",
+        choices=["auto", "flat", "hnsw", "ivf-flat", "ivf-sq8", "ivf-rabitq"],
+        default="auto",
+        help="how vectors are searched; flat is exact (default: by their number)",
+    )
+    index.add_argument(
+        "--keep-others",
+        action="store_true",
+        help="keep documents of the index that are not below the paths",
+    )
+    index.add_argument(
+        "--delete", nargs="+", default=[], metavar="ID", help="delete documents, by their ids"
+    )
 
     search = _verb(verbs, "search", "the passages for a question", _search)
     search.add_argument("question", metavar="Q")
     _add_index_options(search)
+    search.add_argument(
+        "--explain", action="store_true", help="where each score comes from, word by word"
+    )
 
     ask = _verb(verbs, "ask", "a question answered with citations", _ask)
     ask.add_argument("question", metavar="Q")
@@ -146,6 +166,24 @@ def _add_index_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--mode", choices=["dense", "lexical", "hybrid"], help="default: as the index was built"
     )
+    verb.add_argument(
+        "--where",
+        nargs="+",
+        default=[],
+        metavar="TERM",
+        help="only passages that match: language=de, 'page>=3', 'document~manual/*', or a filter as JSON",
+    )
+    verb.add_argument(
+        "--diversity",
+        type=float,
+        default=0.0,
+        metavar="0…1",
+        help="choose passages that differ from one another (default: %(default)s)",
+    )
+    verb.add_argument(
+        "--fusion", choices=["rank", "score"], default="rank", help="how the voters are fused"
+    )
+    verb.add_argument("--reranker", metavar="R", help="hub id or folder of a cross-encoder")
 
 
 def _add_generator_options(verb: argparse.ArgumentParser) -> None:
@@ -189,39 +227,85 @@ def _lab(arguments: argparse.Namespace) -> tuple[Result, str]:
 
 
 def _index(arguments: argparse.Namespace) -> tuple[Result, str]:
-    from workbench.corpus.readers import read_corpus
+    from workbench.corpus.readers import CorpusReader
+    from workbench.retrieval.building import Recipe, delete_from_index, update_index
     from workbench.retrieval.encoders import load_encoder
-    from workbench.retrieval.retrievers import build_retriever
-    from workbench.retrieval.saved import refuse_foreign
+    from workbench.retrieval.retrievers import open_retriever
 
-    refuse_foreign(Path(arguments.index))  # before the work, not after it
-    corpus = read_corpus(arguments.paths)
-    retriever = build_retriever(corpus, encoder=load_encoder(arguments.encoder), progress=_progress)
-    retriever.save(arguments.index)
+    if bool(arguments.paths) == bool(arguments.delete):
+        raise ValueError("give paths to index, or --delete with ids of documents")
+    encoder = load_encoder(arguments.encoder)
+    skipped, notices = [], []
+    if arguments.delete:
+        changes = delete_from_index(arguments.index, arguments.delete, encoder=encoder)
+    else:
+        reader = CorpusReader(arguments.paths)
+        changes = update_index(
+            arguments.index,
+            reader,
+            recipe=Recipe(encoder, index=arguments.structure),
+            keep_others=arguments.keep_others,
+            total=len(reader),
+            progress=_progress,
+        )
+        skipped, notices = reader.skipped, reader.notices
+    retriever = open_retriever(arguments.index, encoder=encoder)
+    report = retriever.report
     result = {
         "index": str(Path(arguments.index).resolve()),
-        "documents": len(corpus),
-        "chunks": len(retriever.chunks),
-        "skipped": [{"path": s.path, "reason": s.reason} for s in corpus.skipped],
-        "notices": [{"path": n.path, "message": n.message} for n in corpus.notices],
+        "documents": len(retriever.documents),
+        "chunks": len(retriever),
+        "added": list(changes.added),
+        "replaced": list(changes.replaced),
+        "removed": list(changes.removed),
+        "unchanged": len(changes.unchanged),
+        "embedded": changes.embedded,
+        "known": changes.known,
+        "structure": report.to_dict() if report is not None else None,
+        "skipped": [{"path": s.path, "reason": s.reason} for s in skipped],
+        "notices": [{"path": n.path, "message": n.message} for n in notices],
     }
-    lines = [f"{len(corpus)} documents, {len(retriever.chunks)} chunks: {result['index']}"]
-    lines += [f"skipped {s.path!r}: {s.reason}" for s in corpus.skipped]
-    lines += [f"note {n.path!r}: {n.message}" for n in corpus.notices]
+    sizes = f"{counted(len(retriever.documents), 'document')}, {counted(len(retriever), 'chunk')}"
+    lines = [f"{sizes}: {result['index']}", str(changes).partition("(")[2].rstrip(")")]
+    lines += [f"vectors: {report}"] if report is not None else []
+    lines += [f"skipped {s.path!r}: {s.reason}" for s in skipped]
+    lines += [f"note {n.path!r}: {n.message}" for n in notices]
     return result, "\n".join(lines)
 
 
 def _search(arguments: argparse.Namespace) -> tuple[Result, str]:
     retriever = _open(arguments)
-    hits = retriever.search(arguments.question, k=arguments.k, mode=arguments.mode)
-    lines = []
-    for h in hits:
-        votes = ", ".join(f"{vote.retriever} {vote.rank}" for vote in h.votes)
+    hits = retriever.search(arguments.question, k=arguments.k, **_search_options(arguments))
+    found, lines = [hit.to_dict() for hit in hits], []
+    for place, h in enumerate(hits):
+        votes = ", ".join(f"{v.retriever} {v.rank} ({v.score:.3f})" for v in h.votes)
         lines.append(
-            f"{h.rank}. {h.chunk.document_id} {h.chunk.start}–{h.chunk.stop} (ranks: {votes}; score {h.score:.4f})\n"
+            f"{h.rank}. {h.chunk.document_id} {h.chunk.start}–{h.chunk.stop} (score {h.score:.4f}; ranks: {votes})\n"
             f"   {' '.join(h.chunk.text.split())}"
         )
-    return {"hits": [hit.to_dict() for hit in hits]}, "\n".join(lines) or "no passage matches"
+        if arguments.explain:
+            explanation = retriever.explain(h, arguments.question)
+            found[place]["explanation"] = {
+                n: v for n, v in explanation.to_dict().items() if n not in ("hit", "question")
+            }
+            lines += [f"  {line}" for line in str(explanation).splitlines()[1:]]
+    return {"hits": found}, "\n".join(lines) or "no passage matches"
+
+
+def _search_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What ``search`` of a retriever is told beside the question and `k`."""
+    from workbench.retrieval.filters import parsed_terms
+    from workbench.retrieval.rerank import load_reranker
+    from workbench.retrieval.retrievers import SearchOptions
+
+    reranker = load_reranker(arguments.reranker) if arguments.reranker else None
+    return {
+        "mode": arguments.mode,
+        "where": parsed_terms(arguments.where) if arguments.where else None,
+        "options": SearchOptions(
+            fusion=arguments.fusion, diversity=arguments.diversity, reranker=reranker
+        ),
+    }
 
 
 def _ask(arguments: argparse.Namespace) -> tuple[Result, str]:
@@ -234,7 +318,7 @@ def _ask(arguments: argparse.Namespace) -> tuple[Result, str]:
         retriever=retriever,
         generator=generator,
         k=arguments.k,
-        mode=arguments.mode,
+        **_search_options(arguments),
         style=arguments.style,
         marks=arguments.marks,
         max_new_tokens=arguments.max_new_tokens,

@@ -39,6 +39,15 @@ def escape(text: str) -> str:
     return html.escape(text, quote=True)
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun.
+
+    >>> counted(1, "page"), counted(2, "page")
+    ('1 page', '2 pages')
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def shorten(text: str, length: int) -> str:
     """At most `length` characters, an ellipsis in place of what is cut.
 

@@ -50,6 +50,7 @@ def write_atomic(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         os.chmod(name, 0o666 & ~_umask())
         os.replace(name, path)
+        _sync(path.parent)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
@@ -69,7 +70,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     os.chmod(fresh, 0o777 & ~_umask())
     try:
         yield fresh
-        _sync_tree(fresh)
+        sync_folder(fresh)
         if folder.exists():
             old = fresh.with_name(fresh.name.replace(".new-", ".old-"))
             os.rename(folder, old)
@@ -103,6 +104,12 @@ def recover_folder(folder: Path) -> None:
             shutil.rmtree(fresh, ignore_errors=True)
 
 
+def sync_folder(folder: Path) -> None:
+    """Have everything below `folder` on the disk before this returns."""
+    for path in [*folder.rglob("*"), folder]:
+        _sync(path)
+
+
 def write_manifest(folder: Path, facts: dict[str, Any]) -> None:
     """Write ``manifest.json``: `facts` and the sha256 of every other file below `folder`."""
     files = {name: sha256_file(folder / name) for name in _file_names(folder)}
@@ -125,16 +132,18 @@ def _file_names(folder: Path) -> list[str]:
     return sorted(name for name in names if name != MANIFEST)
 
 
-def _sync_tree(folder: Path) -> None:
-    for path in [*folder.rglob("*"), folder]:
+def _sync(path: Path) -> None:
+    try:
         handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        except OSError:  # some file systems refuse to sync a folder
-            if not path.is_dir():
-                raise
-        finally:
-            os.close(handle)
+    except PermissionError:  # Windows opens no folder
+        return
+    try:
+        os.fsync(handle)
+    except OSError:  # some file systems refuse to sync a folder
+        if not path.is_dir():
+            raise
+    finally:
+        os.close(handle)
 
 
 def _umask() -> int:

@@ -9,7 +9,7 @@ import pytest
 
 from workbench.corpus.chunks import Chunk, chunk_id
 from workbench.corpus.documents import Document
-from workbench.retrieval.retrievers import Hit
+from workbench.retrieval.hits import Hit
 
 REPORT = (
     "Valve V-14 failed at 22:47 because its hinge pin sheared. The pump P3 tripped later, at 23:05. "

@@ -28,7 +28,7 @@ from workbench.generation.prompts import (
     passage_size,
     plain_prompt,
 )
-from workbench.retrieval.retrievers import Hit
+from workbench.retrieval.hits import Hit
 
 # The layout of Phi-3.5's published template: an empty system message is left out.
 PHI_TEMPLATE = (

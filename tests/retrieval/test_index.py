@@ -7,14 +7,55 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from workbench.errors import IndexUnusable
-from workbench.retrieval.index import VectorIndex
+from workbench.retrieval.index import VectorIndex, VectorSegment, build_segment, checked_vectors
+from workbench.retrieval.index_structures import (
+    KINDS,
+    Effort,
+    IndexReport,
+    Ranking,
+    Structure,
+    build_structure,
+    choose_kind,
+    tune,
+)
+
+APPROXIMATE = [kind for kind in KINDS if kind != "flat"]
 
 
 def unit_vectors(count: int, dim: int, seed: int) -> np.ndarray:
     vectors = np.random.default_rng(seed).standard_normal((count, dim)).astype(np.float32)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def clustered(count: int, dim: int, seed: int) -> np.ndarray:
+    """Points of 50 clusters, the same for every seed: questions lie where the documents do."""
+    centres = np.random.default_rng(99).standard_normal((50, dim))
+    generator = np.random.default_rng(seed)
+    vectors = centres[generator.integers(0, len(centres), count)]
+    vectors = vectors + 0.5 * generator.standard_normal((count, dim))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def brute_force(vectors: np.ndarray, queries: np.ndarray, k: int, may: np.ndarray) -> Ranking:
+    """The definition: all inner products in double precision, sorted, ties by row, padded."""
+    products = queries.astype(np.float64) @ vectors.astype(np.float64).T
+    products[:, ~may] = -np.inf
+    rows = np.argsort(-products.astype(np.float32), axis=1, kind="stable")[:, :k]
+    scores = np.take_along_axis(products, rows, 1)
+    return Ranking(scores.astype(np.float32), np.where(np.isfinite(scores), rows, -1))
+
+
+def assert_same(found: Ranking, expected: Ranking) -> None:
+    assert found.rows.shape == expected.rows.shape
+    finite = expected.rows >= 0
+    assert ((found.rows >= 0) == finite).all()
+    np.testing.assert_allclose(found.scores[finite], expected.scores[finite], atol=2e-6)
+    differ = found.rows != expected.rows
+    assert not differ.any()
 
 
 @pytest.mark.parametrize("k", [1, 7, 200])
@@ -37,37 +78,183 @@ def test_equal_scores_keep_the_order_of_rows() -> None:
         assert (index.search(distinct[:2], k).rows == expected).all()
 
 
-def test_save_and_open_give_the_same_answers(tmp_path: Path) -> None:
-    vectors = unit_vectors(20, 8, 5)
-    index = VectorIndex.build(vectors)
-    index.save(tmp_path / "vectors.faiss")
-    again = VectorIndex.open(tmp_path / "vectors.faiss")
-    assert len(again) == 20 and again.dim == 8
-    assert (again.search(vectors, 3).rows == index.search(vectors, 3).rows).all()
+@settings(max_examples=80, deadline=None)
+@given(st.data())
+def test_segments_with_deleted_rows_find_what_brute_force_finds(
+    data: st.DataObject,
+) -> None:
+    seed = data.draw(st.integers(0, 10_000))
+    generator = np.random.default_rng(seed)
+    pool = unit_vectors(20, 6, seed)  # few distinct vectors, so that scores tie
+    parts = [
+        pool[generator.integers(0, 20, data.draw(st.integers(0, 60)))]
+        for _ in range(data.draw(st.integers(1, 6)))
+    ]
+    vectors = np.concatenate(parts)
+    alive = generator.random(len(vectors)) >= data.draw(st.sampled_from([0, 0.1, 0.9]))
+    segments = [VectorSegment(part, IndexReport("flat", "test")) for part in parts]
+    index = VectorIndex(segments, dim=6, alive=alive)
+    assert index.rows == len(vectors) and len(index) == alive.sum()
+    if not len(index):
+        return
+    k = data.draw(st.integers(1, len(index)))
+    queries = unit_vectors(3, 6, seed + 1)
+    assert_same(index.search(queries, k), brute_force(vectors, queries, k, alive))
+    allowed = generator.random(len(vectors)) < data.draw(st.sampled_from([0.0, 0.02, 0.5, 0.97]))
+    found = index.search(queries, k, allowed=allowed)
+    assert_same(found, brute_force(vectors, queries, k, alive & allowed))
+    assert (allowed & alive)[found.rows[found.rows >= 0]].all()
 
 
-@pytest.mark.parametrize("damage", [b"", b"garbage", b"IxFI" + bytes(8)])
+@pytest.mark.parametrize("kind", APPROXIMATE)
+def test_tuned_structures_reach_their_recall_with_exact_scores(kind: Any) -> None:
+    vectors, queries = clustered(3000, 32, 1), clustered(200, 32, 2)
+    index = VectorIndex.build(vectors, kind=kind)
+    expected = brute_force(vectors, queries, 10, np.ones(3000, dtype=bool))
+    found = index.search(queries, 10)
+    hits = [len(set(a) & set(b)) for a, b in zip(found.rows, expected.rows, strict=True)]
+    assert np.mean(hits) / 10 >= 0.9
+    products = np.einsum("qd,qkd->qk", queries, vectors[found.rows])
+    np.testing.assert_allclose(found.scores, products, atol=2e-6)
+    assert (np.diff(found.scores, axis=1) <= 0).all()
+    report = index.report
+    assert (
+        report.kind == kind and report.recall >= 0.95 and report.curve[-1].recall == report.recall
+    )
+    assert f"recall@10 {report.recall:.3f}" in str(report)
+    assert_same(index.search(queries, 10, exact=True), expected)
+
+
+@pytest.mark.parametrize("kind", APPROXIMATE)
+def test_the_measured_recall_is_that_of_an_exact_scan(kind: Any) -> None:
+    vectors = clustered(1500, 16, 3)
+    structure = build_structure(kind, vectors)
+    curve = tune(structure, vectors, target=0.9, queries=50, seed=7)
+    rows = np.sort(np.random.default_rng(7).permutation(1500)[:50])
+    products = vectors[rows].astype(np.float64) @ vectors.astype(np.float64).T
+    products[np.arange(50), rows] = -np.inf
+    truth = np.argsort(-products, axis=1)[:, :10]
+    segment = VectorSegment(vectors, IndexReport(kind, "", effort=curve[-1].value), structure)
+    found = VectorIndex([segment], dim=16).search(vectors[rows], 11).rows
+    hits = [
+        len(set(a[a != row][:10]) & set(b)) for a, b, row in zip(found, truth, rows, strict=True)
+    ]
+    assert curve[-1].recall == pytest.approx(np.mean(hits) / 10, abs=0.02)
+    assert all(below.recall < 0.9 for below in curve[:-1])
+
+
+def test_tuning_takes_the_least_effort_that_reaches_the_target() -> None:
+    vectors = clustered(4000, 16, 4)
+    curve = tune(build_structure("ivf-flat", vectors), vectors, target=0.97)
+    assert curve[-1].recall >= 0.97
+    assert all(e.recall < 0.97 for e in curve if e.value < curve[-1].value)
+    assert len(curve) > 2
+
+
+@pytest.mark.parametrize("kind", APPROXIMATE)
+@pytest.mark.parametrize("share", [0.002, 0.05, 0.5, 0.999])
+def test_a_filter_over_a_structure_is_exact_and_complete(kind: Any, share: float) -> None:
+    vectors, queries = clustered(3000, 16, 5), clustered(20, 16, 6)
+    index = VectorIndex.build(vectors, kind=kind)
+    allowed = np.random.default_rng(0).random(3000) < share
+    found = index.search(queries, 10, allowed=allowed)
+    assert_same(found, brute_force(vectors, queries, 10, allowed))
+
+
+@pytest.mark.parametrize("kind", APPROXIMATE)
+def test_a_filter_that_leaves_too_much_for_a_scan_keeps_the_recall(
+    kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workbench.retrieval.index._EXACT_SUBSET", 100)
+    vectors, queries = clustered(4000, 16, 7), clustered(50, 16, 8)
+    index = VectorIndex.build(vectors, kind=kind)
+    for share in (0.1, 0.5):
+        allowed = np.random.default_rng(1).random(4000) < share
+        found = index.search(queries, 10, allowed=allowed)
+        expected = brute_force(vectors, queries, 10, allowed)
+        assert allowed[found.rows].all()
+        hits = [len(set(a) & set(b)) for a, b in zip(found.rows, expected.rows, strict=True)]
+        assert np.mean(hits) / 10 >= 0.9
+
+
+@pytest.mark.parametrize("kind", APPROXIMATE)
+@pytest.mark.parametrize("share", [0.01, 0.4, 0.999])
+def test_deleted_rows_of_a_structure_are_never_found(kind: Any, share: float) -> None:
+    vectors, queries = clustered(2000, 16, 9), clustered(30, 16, 10)
+    gone = np.flatnonzero(np.random.default_rng(2).random(2000) < share)
+    alive = np.ones(2000, dtype=bool)
+    alive[gone] = False
+    index = VectorIndex([build_segment(vectors, kind=kind)], dim=16, alive=alive)
+    k = min(10, len(index))
+    found = index.search(queries, k)
+    assert alive[found.rows].all() and (found.rows >= 0).all()
+    expected = brute_force(vectors, queries, k, alive)
+    hits = [len(set(a) & set(b)) for a, b in zip(found.rows, expected.rows, strict=True)]
+    assert np.mean(hits) / k >= 0.9
+
+
+@pytest.mark.parametrize("kind", APPROXIMATE)
+def test_a_structure_is_the_same_after_saving(kind: Any, tmp_path: Path) -> None:
+    vectors = clustered(1000, 16, 11)
+    segment = build_segment(vectors, kind=kind)
+    assert segment.structure is not None
+    segment.structure.save(tmp_path / "structure.faiss")
+    again = Structure.open(kind, tmp_path / "structure.faiss", dim=16, count=1000)
+    for effort in (1, segment.report.effort):
+        one, two = (s.search(vectors[:50], 5, effort=effort) for s in (segment.structure, again))
+        np.testing.assert_array_equal(one.rows, two.rows)
+    assert IndexReport.from_dict(segment.report.to_dict()) == segment.report
+    assert again.bytes_per_vector == segment.structure.bytes_per_vector
+
+
+@pytest.mark.parametrize("damage", [b"", b"garbage", b"IwFl" + bytes(8)])
 def test_unreadable_file_is_index_unusable(damage: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "vectors.faiss"
+    path = tmp_path / "structure.faiss"
     path.write_bytes(damage)
-    with pytest.raises(IndexUnusable, match=r"vectors\.faiss is no readable vector index"):
-        VectorIndex.open(path)
+    with pytest.raises(IndexUnusable, match=r"structure\.faiss is no readable vector index"):
+        Structure.open("hnsw", path, dim=4, count=3)
 
 
 def test_other_kind_of_index_is_refused(tmp_path: Path) -> None:
     import faiss
 
-    path = tmp_path / "vectors.faiss"
+    path = tmp_path / "structure.faiss"
     faiss.write_index(faiss.IndexFlatL2(4), str(path))
-    with pytest.raises(IndexUnusable, match="inner-product"):
-        VectorIndex.open(path)
+    with pytest.raises(IndexUnusable, match="is not the hnsw index of 0 vectors"):
+        Structure.open("hnsw", path, dim=4, count=0)
 
 
-def test_vector_that_is_not_finite_is_named() -> None:
+def test_auto_scans_small_indexes_and_says_why() -> None:
+    assert choose_kind(200_000)[0] == "flat"
+    kind, reason = choose_kind(200_001)
+    assert kind == "ivf-sq8" and "200,001 vectors" in reason
+    report = VectorIndex.build(unit_vectors(50, 4, 0)).report
+    assert str(report) == "exact scan (50 vectors, at most 200,000 are scanned one by one)"
+
+
+def test_a_recall_that_cannot_be_reached_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workbench.retrieval.index.tune", lambda *_, **__: (Effort(7, 0.5, 0.1),))
+    report = build_segment(unit_vectors(200, 8, 1), kind="hnsw").report
+    assert report.recall == 0.5 and "recall 0.95 was not reached" in str(report)
+
+
+@pytest.mark.parametrize(
+    ("value", "what"), [(np.nan, "not finite"), (np.inf, "not finite"), (0, "zero")]
+)
+def test_vector_without_direction_is_named(value: float, what: str) -> None:
     vectors = unit_vectors(3, 4, 6)
-    vectors[1, 2] = np.nan
-    with pytest.raises(ValueError, match="vector 1 of 3 is not finite"):
+    vectors[1] = value
+    with pytest.raises(ValueError, match=f"vector 1 of 3 is {what}"):
         VectorIndex.build(vectors)
+
+
+def test_vectors_of_another_shape_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"vectors must be \[n, 4\], got \[2, 5\]"):
+        checked_vectors(unit_vectors(2, 5, 6), dim=4)
+    with pytest.raises(ValueError, match=r"vectors must be \[n, dim\], got \[4\]"):
+        checked_vectors(np.ones(4, dtype=np.float32))
+    with pytest.raises(ValueError, match="kind='tree' is not known"):
+        VectorIndex.build(unit_vectors(3, 4, 6), kind="tree")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("k", [0, -1, 4])
@@ -78,8 +265,13 @@ def test_k_outside_the_index_is_refused(k: int) -> None:
 
 
 def test_query_of_another_length_is_refused() -> None:
+    index = VectorIndex.build(unit_vectors(3, 4, 9))
     with pytest.raises(ValueError, match=r"queries must be \[n, 4\], got \[1, 5\]"):
-        VectorIndex.build(unit_vectors(3, 4, 9)).search(unit_vectors(1, 5, 9), 1)
+        index.search(unit_vectors(1, 5, 9), 1)
+    with pytest.raises(ValueError, match="a query vector is not finite"):
+        index.search(np.full((1, 4), np.nan, dtype=np.float32), 1)
+    with pytest.raises(ValueError, match=r"allowed must be \[3\] booleans, got \[2\]"):
+        index.search(unit_vectors(1, 4, 9), 1, allowed=np.ones(2, dtype=bool))
 
 
 def test_missing_faiss_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +282,8 @@ def test_missing_faiss_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
             raise ImportError("No module named 'faiss'", name="faiss")
         return real(name, *rest)
 
+    index = VectorIndex.build(unit_vectors(3, 4, 10))
     monkeypatch.delitem(sys.modules, "faiss", raising=False)
     monkeypatch.setattr(builtins, "__import__", without_faiss)
     with pytest.raises(ImportError, match="faiss is missing: install the extra 'cpu' or 'gpu'"):
-        VectorIndex.build(unit_vectors(3, 4, 10))
+        index.search(unit_vectors(1, 4, 10), 1)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import difflib
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 from workbench.errors import InputError
-from workbench.markup import escape, fragment, table
+from workbench.markup import counted, escape, fragment, table
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,8 @@ class Document:
     r"""The text of one file and what is known of its parts. Every span counts characters of `text`.
 
     For plain text, Markdown, code, CSV and JSONL `text` is the decoded file, line ends untouched; for other formats it
-    is the extracted text. `id` is the POSIX path below the folder read; `sha256` is that of the file's bytes.
+    is the extracted text. `id` is the POSIX path below the folder read; `sha256` is that of the file's bytes;
+    `metadata` is what else you know of it, JSON values by name, to filter by.
 
     >>> text = "# Pump\nIt failed.\n"
     >>> document = Document("pump.md", text, "Pump", sections=(Section("Pump", 1, 0, len(text)),), language="en")
@@ -66,6 +67,7 @@ class Document:
     sha256: str = ""
     encoding: str | None = None
     format: str = "text"
+    metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         parts: tuple[Sequence[Section | Page], ...] = (self.sections, self.pages)
@@ -81,9 +83,9 @@ class Document:
                     )
 
     def __repr__(self) -> str:
-        facts = [repr(self.id), _count(len(self.text), "character")]
-        facts += [_count(len(self.pages), "page")] if self.pages else []
-        facts += [_count(len(self.sections), "section")] if self.sections else []
+        facts = [repr(self.id), counted(len(self.text), "character")]
+        facts += [counted(len(self.pages), "page")] if self.pages else []
+        facts += [counted(len(self.sections), "section")] if self.sections else []
         facts += [self.language] if self.language else []
         return f"Document({', '.join(facts)}; next: .text, .sections, .to_dict())"
 
@@ -107,6 +109,7 @@ class Document:
             **facts,
             "sections": [asdict(s) for s in self.sections],
             "pages": [asdict(p) for p in self.pages],
+            "metadata": dict(self.metadata),
         }
 
     @classmethod
@@ -193,7 +196,7 @@ class Corpus:
     def __repr__(self) -> str:
         first = repr(self.documents[0].id) if self.documents else "…"
         return (
-            f"Corpus({_count(len(self), 'document')}, {len(self.skipped)} skipped; "
+            f"Corpus({counted(len(self), 'document')}, {len(self.skipped)} skipped; "
             f"next: build_retriever(corpus), corpus[{first}])"
         )
 
@@ -248,7 +251,3 @@ def _listed(ids: Iterable[str]) -> str:
     found = [repr(id) for id in ids]
     more = f" and {len(found) - 5} more" if len(found) > 5 else ""
     return ", ".join(found[:5]) + more
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from workbench.cancel import CancelToken, OnProgress, Progress
@@ -49,31 +49,64 @@ def read_corpus(
     >>> corpus["pump"].title, str(corpus.skipped[0])
     ('Pump', "scan.bin: binary data, no text format known for '.bin'")
     """
-    asked = [paths] if isinstance(paths, str | Path) else list(paths)
-    found = find_files([Path(path) for path in asked])
-    documents: list[Document] = []
-    skipped = list(found.skipped)
-    notices: list[Notice] = []
-    for done, file in enumerate(found.files):
-        if cancel is not None:
-            cancel.raise_if_cancelled("reading")
-        if progress is not None:
-            progress(Progress("read", done, len(found.files)))
-        try:
-            document, extracted = _read(file.path, file.id, max_bytes)
-        except InputError as error:
-            skipped.append(Skipped(file.id, str(error)))
-            continue
-        documents.append(document)
-        notices += [Notice(file.id, message) for message in extracted.notices]
-    if progress is not None:
-        progress(Progress("read", len(found.files), len(found.files)))
-    skipped.sort(key=lambda skipped: skipped.path)
-    if not documents:
-        raise InputError(
-            _nothing_read(", ".join(in_one_line(str(path)) for path in asked), skipped)
-        )
-    return Corpus(tuple(documents), tuple(skipped), tuple(notices), str(found.root))
+    reading = CorpusReader(paths, max_bytes=max_bytes, progress=progress, cancel=cancel)
+    documents = tuple(reading)
+    return Corpus(documents, tuple(reading.skipped), tuple(reading.notices), str(reading.root))
+
+
+class CorpusReader:
+    r"""The documents that :func:`read_corpus` would read, one at a time: for folders that do not fit into memory.
+
+    Iterating reads; afterwards `skipped` and `notices` say what was left out and what should be known. ``len`` counts
+    the files that will be opened. What is below the paths is looked up when it is made.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "pump.md").write_text("# Pump\nIt failed.")
+    ...     [document.id for document in CorpusReader(folder)]
+    ['pump.md']
+    """
+
+    def __init__(
+        self,
+        paths: str | Path | Sequence[str | Path],
+        *,
+        max_bytes: int = MAX_BYTES,
+        progress: OnProgress | None = None,
+        cancel: CancelToken | None = None,
+    ) -> None:
+        self._asked = [paths] if isinstance(paths, str | Path) else list(paths)
+        self._found = find_files([Path(path) for path in self._asked])
+        self._max_bytes, self._progress, self._cancel = max_bytes, progress, cancel
+        self.root = self._found.root
+        self.skipped: list[Skipped] = []
+        self.notices: list[Notice] = []
+
+    def __len__(self) -> int:
+        return len(self._found.files)
+
+    def __iter__(self) -> Iterator[Document]:
+        self.skipped, self.notices = list(self._found.skipped), []
+        has_read = False
+        for done, file in enumerate(self._found.files):
+            if self._cancel is not None:
+                self._cancel.raise_if_cancelled("reading")
+            if self._progress is not None:
+                self._progress(Progress("read", done, len(self)))
+            try:
+                document, extracted = _read(file.path, file.id, self._max_bytes)
+            except InputError as error:
+                self.skipped.append(Skipped(file.id, str(error)))
+                continue
+            self.notices += [Notice(file.id, message) for message in extracted.notices]
+            has_read = True
+            yield document
+        if self._progress is not None:
+            self._progress(Progress("read", len(self), len(self)))
+        self.skipped.sort(key=lambda skipped: skipped.path)
+        if not has_read:
+            asked = ", ".join(in_one_line(str(path)) for path in self._asked)
+            raise InputError(_nothing_read(asked, self.skipped))
 
 
 def read_document(

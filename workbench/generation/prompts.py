@@ -19,7 +19,7 @@ from workbench.errors import PromptTooLong
 from workbench.generation.chat_tokens import MARK, most_tokens
 from workbench.generation.chat_tokens import chat_token_ids as chat_token_ids
 from workbench.markup import shorten
-from workbench.retrieval.retrievers import Hit
+from workbench.retrieval.hits import Hit
 
 ABSTENTION = "The passages do not say."
 QUOTE_SYSTEM = (

@@ -8,6 +8,7 @@ questions follow one another as turns.
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -19,9 +20,43 @@ from workbench.pocket.tokenizer import END, FIRST_MARK, MARKS, PAD
 if TYPE_CHECKING:
     import torch
 
-# By level of the curriculum: the most units of one evidence, the share of them asked for by their own words, and the
-# share of the written questions that is kept. Matching words comes first, among many units; wording comes on top of it.
-LEVELS = ((24, 1.0, 0.0), (40, 0.8, 0.3), (60, 0.5, 0.7), (60, 0.3, 1.0))
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One level of the curriculum.
+
+    `most` units of one evidence, a share `lexical` of them asked for by their own words, a share `written` of the
+    written questions kept; `families` says how often each kind of text comes, those of ``data.FAMILIES`` if None; a
+    share `wide` of the rows has more units all the same.
+    """
+
+    most: int
+    lexical: float
+    written: float
+    families: Mapping[str, int] | None = None
+    wide: float = 0.0
+
+
+# What can be learned from regular texts in the tokens there are; the written scenes ask for more knowledge of words.
+_REGULAR = {
+    "facts": 30,
+    "events": 20,
+    "scenes": 14,
+    "prose": 10,
+    "languages": 9,
+    "table": 6,
+    "code": 4,
+    "crossing": 4,
+    "copy": 3,
+}
+# Matching words comes first, among many units; wording comes on top of it; then shorter evidence of regular texts.
+LEVELS = (
+    Level(24, 1.0, 0.0),
+    Level(40, 0.8, 0.3),
+    Level(60, 0.5, 0.7),
+    Level(60, 0.3, 1.0),
+    Level(32, 0.25, 1.0, _REGULAR, 0.12),
+)
 # Nearly all rows of the last level fit: 19 in 20 examples, the longest have 2,500 tokens.
 TRAINED_TOKENS = 2048
 _CHAT_SHARE = 0.08
@@ -138,15 +173,21 @@ def pool(
 
 def _row(rng: random.Random, tokenizer: Any, *, seed: str, level: int) -> Row:
     """A row of a pool: mostly an example, its questions apart; now and then a lookup or a chat."""
-    most, lexical, written = LEVELS[level]
+    of = LEVELS[level]
+    most = MAX_UNITS if of.wide and rng.random() < of.wide else of.most
     if rng.random() < _LOOKUP_SHARE:
         return lookup_row(rng, tokenizer, units=min(MAX_UNITS, rng.randint(4, 4 + most)))
     units = min(MAX_UNITS, 3 + int((most - 2) * rng.random() ** 1.6))
     isolated = rng.random() >= _CHAT_SHARE
     turns = min(24, 4 + int(1.3 * units)) if isolated else rng.randint(3, 6)
-    style = None if written else "quote"
     made = example(
-        seed=seed, units=units, style=style, turns=turns, lexical=lexical, written=written
+        seed=seed,
+        units=units,
+        style=None if of.written else "quote",
+        turns=turns,
+        lexical=of.lexical,
+        written=of.written,
+        families=of.families,
     )
     cut = made.style == "quote" and isolated and rng.random() >= _WHOLE_SHARE
     return encode(tokenizer, made, isolated=isolated, most=_QUOTED if cut else None)

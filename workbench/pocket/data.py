@@ -7,6 +7,7 @@ Knows no tokens.
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from workbench.generation.prompts import (
@@ -81,12 +82,13 @@ def example(
     abstain: float = 0.18,
     lexical: float = 0.0,
     written: float = 1.0,
+    families: Mapping[str, int] | None = None,
 ) -> Example:
     """An example with about `units` numbered sentences (never more) and at most `turns` questions.
 
     With `passages` the evidence is that many passages of one family, of at most six sentences each. A share `lexical`
     of the sentences is asked for, in quotes, by some of their own words as well: the skill to learn first. Of the
-    questions that were written only a share `written` is kept.
+    questions that were written only a share `written` is kept. `families` are weights in place of ``FAMILIES``.
 
     >>> made = example(seed=7, units=6, family="facts", style="quote")
     >>> all(made.units[t.unit - 1] in t.answer for t in made.turns if t.unit)
@@ -102,7 +104,16 @@ def example(
             _summary(world, units)
             if chosen == "summary"
             else _questions(
-                world, units, passages, family, chosen, turns, abstain, lexical, written
+                world,
+                units,
+                passages,
+                family,
+                chosen,
+                turns,
+                abstain,
+                lexical,
+                written,
+                families or FAMILIES,
             )
         )
         if made is not None:
@@ -163,9 +174,10 @@ def _questions(
     abstain: float,
     lexical: float,
     written: float,
+    families: Mapping[str, int],
 ) -> Example | None:
     rng = world.rng
-    name = family or rng.choices(list(FAMILIES), list(FAMILIES.values()))[0]
+    name = family or rng.choices(list(families), list(families.values()))[0]
     passages = passages_of(world, name, units) if count is None else _several(world, name, count)
     if family is None and units > 4 and world.chance(0.35):  # distractors of another family
         half = max(2, units // 2)

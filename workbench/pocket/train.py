@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 CHECKPOINT = "checkpoint.safetensors"
 CURVE = "learning_curve.csv"
 _MEETING = "workers"  # the file by which worker processes find each other
-_OPENS = (0.06, 0.12, 0.25)  # share of the run at which each next level opens
+_OPENS = (0.06, 0.12, 0.25, 0.355)  # share of the run at which each next level opens
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,7 +307,7 @@ def level_of(recipe: Recipe, number: int) -> int:
     """The level of pool `number`: by the share of the run at which the pool begins.
 
     >>> [level_of(Recipe(steps=1000, warm_up_steps=0, pool_steps=10), pool) for pool in (0, 6, 7, 30, 90)]
-    [0, 0, 1, 3, 3]
+    [0, 0, 1, 3, 4]
     """
     step = recipe.warm_up_steps + number * recipe.pool_steps
     return sum(step / recipe.steps > share for share in _OPENS)

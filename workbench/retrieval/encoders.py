@@ -9,8 +9,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -19,7 +18,13 @@ from numpy.typing import NDArray
 
 from workbench.cancel import CancelToken, OnProgress, Progress
 from workbench.errors import CheckpointError
-from workbench.store import sha256_bytes, sha256_file
+from workbench.retrieval.model_folders import (
+    named_folder,
+    opened_model,
+    refuse_pickles,
+    tokenizer_sha256,
+    weights_sha256,
+)
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -90,18 +95,18 @@ def load_encoder(spec: str | Path | None = None, *, device: str = "auto") -> Sen
         name, folder = EMBEDDED_NAME, _embedded_folder()
         promised = EMBEDDED_SHA256
     else:
-        name, folder = _named_folder(spec)
+        name, folder = named_folder(spec, what="encoder")
         promised = None
-    _refuse_pickles(name, folder)
-    weights_sha256 = _weights_sha256(folder)
-    if promised is not None and weights_sha256 != promised:
+    refuse_pickles(name, folder, what="encoder")
+    weights = weights_sha256(folder)
+    if promised is not None and weights != promised:
         raise CheckpointError(
-            f"{folder / 'model.safetensors'} has sha256 {weights_sha256[:12]}…, "
+            f"{folder / 'model.safetensors'} has sha256 {weights[:12]}…, "
             f"expected {promised[:12]}…; install the project's dependencies again"
         )
-    model = _load_model(name, folder, device)
+    model: SentenceTransformer = opened_model(name, folder, device, _opened, what="encoder")
     return SentenceEncoder(
-        name, model, weights_sha256=weights_sha256, tokenizer_sha256=_tokenizer_sha256(folder)
+        name, model, weights_sha256=weights, tokenizer_sha256=tokenizer_sha256(folder)
     )
 
 
@@ -289,106 +294,17 @@ def _embedded_folder() -> Path:
     return Path(found.origin).parent / "model"
 
 
-def _named_folder(spec: str | Path) -> tuple[str, Path]:
-    """Name to record and folder to load, downloaded if `spec` is a hub id."""
-    folder = Path(spec)
-    if folder.is_dir():
-        return folder.resolve().name, folder
-    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", str(spec)):
-        raise CheckpointError(
-            f"no encoder at {str(spec)!r}; give a folder or a hub id such as 'owner/name'"
-        )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
-
-    wanted = ["*.safetensors", "*.json", "*.txt", "*.model"]
-    try:
-        found = snapshot_download(
-            str(spec), allow_patterns=wanted, ignore_patterns=["onnx/*", "openvino/*"]
-        )
-    except (OSError, HFValidationError) as error:
-        first_line = str(error).strip().split("\n")[0]
-        raise CheckpointError(
-            f"no folder {str(spec)!r}, and the hub gave no encoder of that name ({first_line}); "
-            "check the name and the network, or give a folder"
-        ) from error
-    return str(spec), Path(found)
-
-
-def _refuse_pickles(name: str, folder: Path) -> None:
-    """Every part of the model that has weights must have them as safetensors."""
-    if not any(folder.rglob("*.safetensors")):
-        raise CheckpointError(
-            f"the encoder {name!r} holds no safetensors weights; choose a model that does"
-        )
-    for suffix in ("bin", "pt", "pth", "pkl", "ckpt"):
-        for path in sorted(folder.rglob(f"*.{suffix}")):
-            if not any(path.parent.glob("*.safetensors")):
-                place = path.relative_to(folder).as_posix()
-                raise CheckpointError(
-                    f"the encoder {name!r} keeps {place} as a pickle, "
-                    "which is never opened; choose a model with safetensors weights"
-                )
-
-
-def _weights_sha256(folder: Path) -> str:
-    """Digest of the one weight file, or of the digests of several."""
-    sums = {
-        p.relative_to(folder).as_posix(): sha256_file(p)
-        for p in sorted(folder.rglob("*.safetensors"))
-    }
-    if len(sums) == 1:
-        return next(iter(sums.values()))
-    return sha256_bytes("".join(f"{digest}  {name}\n" for name, digest in sums.items()).encode())
-
-
-def _tokenizer_sha256(folder: Path) -> str:
-    for name in ("tokenizer.json", "vocab.txt", "sentencepiece.bpe.model", "spiece.model"):
-        for path in sorted(folder.rglob(name)):
-            return sha256_file(path)
-    return ""
-
-
-def _load_model(name: str, folder: Path, device: str) -> SentenceTransformer:
-    try:
-        import torch
-        from safetensors import SafetensorError
-        from sentence_transformers import SentenceTransformer
-    except ImportError as error:
-        raise ImportError(
-            f"encoding needs {error.name}, a dependency of this project; run `make setup`"
-        ) from error
-    device = _choose_device(device)
-    try:
-        with _no_progress_bar():
-            return SentenceTransformer(
-                str(folder),
-                device=device,
-                trust_remote_code=False,
-                local_files_only=True,
-                model_kwargs={"use_safetensors": True, "dtype": torch.float32},
-            )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        first_line = str(error).strip().split("\n")[0]
-        raise CheckpointError(
-            f"the encoder {name!r} could not be loaded ({first_line}); "
-            "give a sentence-transformers model"
-        ) from error
-
-
-def _choose_device(device: str) -> str:
+def _opened(folder: Path, device: str) -> SentenceTransformer:
     import torch
+    from sentence_transformers import SentenceTransformer
 
-    present = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if device == "auto":
-        return next(kind for kind, is_present in present.items() if is_present)
-    if not present.get(device.partition(":")[0], False):
-        raise ValueError(f"device={device!r} does not answer here; use 'auto' or 'cpu'")
-    return device
+    return SentenceTransformer(
+        str(folder),
+        device=device,
+        trust_remote_code=False,
+        local_files_only=True,
+        model_kwargs={"use_safetensors": True, "dtype": torch.float32},
+    )
 
 
 def _fast_tokenizer(name: str, model: SentenceTransformer) -> Any:
@@ -399,17 +315,3 @@ def _fast_tokenizer(name: str, model: SentenceTransformer) -> Any:
             "choose a model with a tokenizer.json"
         )
     return tokenizer
-
-
-@contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """Keep the bar of a 0.3 second load off stderr."""
-    from transformers.utils import logging
-
-    was_shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        if was_shown:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]

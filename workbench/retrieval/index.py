@@ -1,63 +1,138 @@
-"""Vectors become an exact index. The only module that imports faiss; knows no text."""
+"""Vectors by row, in immutable segments with tombstones: one search over all, exact or tuned. Knows no text.
+
+Nothing in an index changes: one with more segments or fewer rows alive is another index that shares the arrays.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
-from types import ModuleType
-from typing import Any, NamedTuple
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from workbench.errors import IndexUnusable
+from workbench.retrieval.index_structures import (
+    KINDS,
+    IndexReport,
+    Kind,
+    Ranking,
+    Structure,
+    build_structure,
+    choose_kind,
+    fetched,
+    merged,
+    near_rows,
+    scan,
+    scan_rows,
+    tune,
+)
+
+_EXACT_SUBSET = 100_000  # rows that a filter leaves and that are still scanned one by one
 
 
-class Ranking(NamedTuple):
-    """Rows of an index, best first, ties by row; `scores` and `rows` have the same shape."""
+@dataclass(frozen=True, slots=True, eq=False)
+class VectorSegment:
+    """Vectors [n, dim] that never change, in memory or mapped from a file; `structure` is None if they are scanned."""
 
-    scores: NDArray[np.float32]
-    rows: NDArray[np.int64]
+    vectors: NDArray[np.float32]
+    report: IndexReport
+    structure: Structure | None = None
+
+    def __len__(self) -> int:
+        return len(self.vectors)
 
 
 class VectorIndex:
-    """Exact search by inner product, which is the cosine when the vectors have length one.
+    """Search by inner product, which is the cosine when the vectors have length one.
+
+    Rows are numbered from 0 through all segments; ``len`` counts those that are `alive` [rows].
 
     >>> index = VectorIndex.build(np.eye(3, dtype=np.float32))
-    >>> scores, rows = index.search(np.array([[0.0, 0.8, 0.6]], dtype=np.float32), 2)
-    >>> rows.tolist()
+    >>> asked = np.array([[0.0, 0.8, 0.6]], dtype=np.float32)
+    >>> index.search(asked, 2).rows.tolist()
     [[1, 2]]
+    >>> alive = np.array([True, False, True])
+    >>> VectorIndex(index.segments, dim=3, alive=alive).search(asked, 1).rows.tolist()
+    [[2]]
     """
 
-    def __init__(self, index: Any) -> None:
-        self._index = index
+    def __init__(
+        self, segments: Sequence[VectorSegment], *, dim: int, alive: NDArray[np.bool_] | None = None
+    ) -> None:
+        self.segments = tuple(segments)
+        self.dim = dim
+        sizes = [len(segment) for segment in self.segments]
+        self._starts = [0, *accumulate(sizes)]
+        self.alive = np.ones(self._starts[-1], dtype=bool) if alive is None else alive
+        if len(self.alive) != self._starts[-1]:
+            raise ValueError(f"alive must have {self._starts[-1]} rows, got {len(self.alive)}")
+        self._alive_counts = [int(self.alive[start:stop].sum()) for start, stop in self._bounds()]
 
     @classmethod
-    def build(cls, vectors: NDArray[np.float32]) -> VectorIndex:
-        """Index of `vectors`: [n, dim], finite."""
-        if vectors.ndim != 2 or not vectors.shape[1]:
-            raise ValueError(f"vectors must be [n, dim], got {list(vectors.shape)}")
-        if not np.isfinite(vectors).all():
-            row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
-            raise ValueError(f"vector {row} of {len(vectors)} is not finite; check the encoder")
-        index = _faiss().IndexFlatIP(vectors.shape[1])
-        index.add(np.ascontiguousarray(vectors, dtype=np.float32))
-        return cls(index)
+    def build(
+        cls,
+        vectors: NDArray[np.float32],
+        *,
+        kind: Kind | Literal["auto"] = "auto",
+        target_recall: float = 0.95,
+        seed: int = 0,
+    ) -> VectorIndex:
+        """Index of `vectors` [n, dim], finite and not zero.
+
+        ``flat`` compares with every vector and is exact. ``hnsw`` (a graph), ``ivf-flat``, ``ivf-sq8`` (8 bits a
+        dimension) and ``ivf-rabitq`` (4 bits) look at a part: how much is found out by measuring recall@10 on the
+        vectors themselves until it reaches `target_recall`; the scores are exact inner products all the same. ``auto``
+        takes flat up to 200,000 vectors. What was chosen, and why, is in :attr:`report`.
+        """
+        vectors = checked_vectors(vectors)
+        segment = build_segment(vectors, kind=kind, target_recall=target_recall, seed=seed)
+        return cls([segment], dim=vectors.shape[1])
 
     def __len__(self) -> int:
-        return int(self._index.ntotal)
+        return sum(self._alive_counts)
 
     def __repr__(self) -> str:
         return (
-            f"VectorIndex({len(self)} vectors of {self.dim} dimensions; next: .search(queries, k))"
+            f"VectorIndex({len(self)} vectors of {self.dim} dimensions, {self.report.kind}; "
+            "next: .search(queries, k), .report)"
         )
 
     @property
-    def dim(self) -> int:
-        """Length of a vector."""
-        return int(self._index.d)
+    def rows(self) -> int:
+        """Rows ever added, deleted ones included."""
+        return self._starts[-1]
 
-    def search(self, queries: NDArray[np.float32], k: int) -> Ranking:
-        """Find the `k` best rows for each query: scores and rows are [queries, k].
+    @property
+    def report(self) -> IndexReport:
+        """What was built for the largest segment, and the recall measured on it."""
+        if not self.segments:
+            return IndexReport("flat", "empty")
+        return max(self.segments, key=len).report
+
+    def vectors(self, rows: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
+        """Copies of the vectors of `rows`: [rows, dim]."""
+        wanted = np.asarray(rows, dtype=np.int64)
+        found = np.empty((len(wanted), self.dim), dtype=np.float32)
+        for segment, (start, stop) in zip(self.segments, self._bounds(), strict=True):
+            here = (wanted >= start) & (wanted < stop)
+            found[here] = segment.vectors[wanted[here] - start]
+        return found
+
+    def search(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        *,
+        allowed: NDArray[np.bool_] | None = None,
+        exact: bool = False,
+    ) -> Ranking:
+        """Find the `k` best rows for each query, among the rows `allowed` [rows] if given: [queries, k].
+
+        With a filter that leaves few rows, these are compared one by one whatever the structure: the answer is exact
+        and complete. ``exact=True`` does so always. Rows are -1 where fewer than `k` are allowed.
 
         >>> equal = np.ones((4, 2), dtype=np.float32)
         >>> VectorIndex.build(equal).search(equal[:1], 3).rows.tolist()
@@ -65,49 +140,144 @@ class VectorIndex:
         """
         if queries.ndim != 2 or queries.shape[1] != self.dim:
             raise ValueError(f"queries must be [n, {self.dim}], got {list(queries.shape)}")
+        if not np.isfinite(queries).all():
+            raise ValueError("a query vector is not finite; check the encoder")
         if not 1 <= k <= len(self):
             raise ValueError(f"k={k} is outside 1 to {len(self)}, the vectors in the index")
+        if allowed is not None and allowed.shape != (self.rows,):
+            raise ValueError(f"allowed must be [{self.rows}] booleans, got {list(allowed.shape)}")
         queries = np.ascontiguousarray(queries, dtype=np.float32)
-        depth = k
-        while True:  # which of equal scores faiss returns is left open: look past the tie at k
-            depth = min(depth + 1, len(self))
-            scores, rows = self._index.search(queries, depth)
-            if depth == len(self) or (scores[:, k - 1] > scores[:, -1]).all():
-                break
-            depth *= 2
-        if (scores[:, :-1] == scores[:, 1:]).any():
-            order = np.lexsort((rows, -scores), axis=-1)
-            scores = np.take_along_axis(scores, order, 1)
-            rows = np.take_along_axis(rows, order, 1)
-        return Ranking(scores[:, :k], rows[:, :k])
-
-    def save(self, path: Path) -> None:
-        """Write the index to one file."""
-        _faiss().write_index(self._index, str(path))
-
-    @classmethod
-    def open(cls, path: Path) -> VectorIndex:
-        """Read an index that :meth:`save` wrote; anything else raises ``IndexUnusable``."""
-        faiss = _faiss()
-        try:
-            index = faiss.read_index(str(path))
-        except RuntimeError as error:
-            raise IndexUnusable(
-                f"{path.name} is no readable vector index; build the index again"
-            ) from error
-        is_exact = isinstance(faiss.downcast_index(index), faiss.IndexFlat)  # a view: owns nothing
-        if not is_exact or index.metric_type != faiss.METRIC_INNER_PRODUCT:
-            raise IndexUnusable(
-                f"{path.name} is not an exact inner-product index; build the index again"
+        found = []
+        for number, (start, _) in enumerate(self._bounds()):
+            part = self._search_segment(number, queries, k, allowed, exact=exact)
+            if start:
+                part = Ranking(part.scores, np.where(part.rows >= 0, part.rows + start, -1))
+            found.append(part)
+        scores, rows = found[0] if len(found) == 1 else merged(found, queries, self.vectors)
+        best = Ranking(scores[:, :k], rows[:, :k])
+        missing = k - best.rows.shape[1]
+        if missing > 0:
+            gap = ((0, 0), (0, missing))
+            return Ranking(
+                np.pad(best.scores, gap, constant_values=-np.inf),
+                np.pad(best.rows, gap, constant_values=-1),
             )
-        return cls(index)
+        return best
+
+    def _bounds(self) -> list[tuple[int, int]]:
+        return list(zip(self._starts[:-1], self._starts[1:], strict=True))
+
+    def _search_segment(
+        self,
+        number: int,
+        queries: NDArray[np.float32],
+        k: int,
+        allowed: NDArray[np.bool_] | None,
+        *,
+        exact: bool,
+    ) -> Ranking:
+        segment, (start, stop) = self.segments[number], self._bounds()[number]
+        alive = self.alive[start:stop]
+        has_dead = self._alive_counts[number] < len(segment)
+        may = alive if allowed is None else alive & allowed[start:stop]
+        left = self._alive_counts[number] if allowed is None else int(may.sum())
+        k = min(k, left)
+        if not k:
+            empty = np.empty((len(queries), 0))
+            return Ranking(empty.astype(np.float32), empty.astype(np.int64))
+        structure = segment.structure
+        if structure is None or exact or left <= (_EXACT_SUBSET if allowed is not None else k):
+            if left < len(segment) / 2:
+                return scan_rows(segment.vectors, np.flatnonzero(may), queries, k)
+            return fetched(
+                lambda asked, depth: scan(segment.vectors, asked, depth),
+                segment.vectors,
+                queries,
+                k,
+                may=may if left < len(segment) else None,
+                otherwise=lambda asked: scan_rows(segment.vectors, np.flatnonzero(may), asked, k),
+            )
+        effort = segment.report.effort
+        if allowed is None and left >= 0.95 * len(segment):
+            found = fetched(
+                lambda asked, depth: near_rows(
+                    structure, segment.vectors, asked, depth, effort=effort
+                ),
+                segment.vectors,
+                queries,
+                k,
+                may=may if has_dead else None,
+                is_exact=False,
+            )
+        else:
+            found = near_rows(
+                structure,
+                segment.vectors,
+                queries,
+                k,
+                effort=min(structure.most_effort, effort * min(8, -(-len(segment) // left))),
+                allowed=may,
+            )
+        short = (found.rows < 0).any(axis=1)
+        if short.any():  # too little was looked at: these few are compared with every row
+            full = scan_rows(segment.vectors, np.flatnonzero(may), queries[short], k)
+            found.scores[short], found.rows[short] = full
+        return found
 
 
-def _faiss() -> ModuleType:
-    try:
-        import faiss
-    except ImportError as error:
-        raise ImportError(
-            "faiss is missing: install the extra 'cpu' or 'gpu' of this project"
-        ) from error
-    return faiss
+def build_segment(
+    vectors: NDArray[np.float32],
+    *,
+    kind: Kind | Literal["auto"] = "auto",
+    target_recall: float = 0.95,
+    seed: int = 0,
+) -> VectorSegment:
+    """A segment of `vectors` [n, dim] with the structure of this `kind`, tuned to `target_recall`."""
+    if kind != "auto" and kind not in KINDS:
+        raise ValueError(f"kind={kind!r} is not known; use 'auto' or one of {', '.join(KINDS)}")
+    if not 0 < target_recall <= 1:
+        raise ValueError(f"target_recall={target_recall} is no share; ask for 0 < recall <= 1")
+    dim = vectors.shape[1]
+    chosen, reason = choose_kind(len(vectors)) if kind == "auto" else (kind, "as asked for")
+    if chosen == "flat":
+        return VectorSegment(vectors, IndexReport("flat", reason, bytes_per_vector=4.0 * dim))
+    begun = time.perf_counter()
+    structure = build_structure(chosen, vectors, seed=seed)
+    curve = tune(structure, vectors, target=target_recall, seed=seed)
+    if curve[-1].recall < target_recall:
+        reason += f"; recall {target_recall} was not reached"
+    report = IndexReport(
+        chosen,
+        reason,
+        recall=curve[-1].recall,
+        queries=min(200, len(vectors)),
+        parameter=structure.parameter,
+        effort=curve[-1].value,
+        bytes_per_vector=structure.bytes_per_vector,
+        build_seconds=time.perf_counter() - begun,
+        curve=curve,
+    )
+    return VectorSegment(vectors, report, structure)
+
+
+def checked_vectors(vectors: NDArray[np.float32], *, dim: int | None = None) -> NDArray[np.float32]:
+    """`vectors` as contiguous float32 [n, dim].
+
+    Raises
+    ------
+    ValueError
+        They have another shape, or one of them is zero or not finite: it has no direction to compare.
+    """
+    wanted = dim if dim is not None else "dim"
+    if vectors.ndim != 2 or not vectors.shape[1] or (dim is not None and vectors.shape[1] != dim):
+        raise ValueError(f"vectors must be [n, {wanted}], got {list(vectors.shape)}")
+    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+    for start in range(0, len(vectors), 1 << 16):
+        part = vectors[start : start + (1 << 16)]
+        lengths = np.einsum("nd,nd->n", part, part, dtype=np.float64)
+        bad = np.flatnonzero(~np.isfinite(lengths) | (lengths == 0))
+        if bad.size:
+            row = int(bad[0])
+            what = "zero" if lengths[row] == 0 else "not finite"
+            raise ValueError(f"vector {start + row} of {len(vectors)} is {what}; check the encoder")
+    return vectors

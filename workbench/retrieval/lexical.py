@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workbench.errors import IndexUnusable
-from workbench.retrieval.index import Ranking
+from workbench.retrieval.index_structures import Ranking
 
 TOKENIZER = "unicode-words/1"  # raise the number whenever words() gives other words
 K1, B = 1.5, 0.75  # within what Robertson & Zaragoza 2009, section 3.5, found good: 1.2-2, 0.5-0.8
@@ -80,14 +80,34 @@ class LexicalIndex:
             return np.zeros(len(self), dtype=np.float32)
         return np.asarray(self._bm25.get_scores_from_ids(known), dtype=np.float32)
 
-    def search(self, query: str, k: int) -> Ranking:
-        """Find the best texts that share a word with `query`, at most `k`: [found]."""
+    def search(self, query: str, k: int, *, allowed: NDArray[np.bool_] | None = None) -> Ranking:
+        """Find the best texts, among those `allowed` [texts], that share a word with `query`, at most `k`: [found]."""
         if k < 1:
             raise ValueError(f"k={k} is not a number of hits; ask for k >= 1")
         scores = self.scores(query)
-        rows = np.flatnonzero(scores > 0)
+        rows = np.flatnonzero(scores > 0 if allowed is None else (scores > 0) & allowed)
         rows = rows[np.argsort(-scores[rows], kind="stable")][:k]
         return Ranking(scores[rows], rows)
+
+    def shares(self, query: str, row: int) -> dict[str, float]:
+        """What each telling word of `query` adds to the score of one text; 0 for a word it does not hold.
+
+        >>> index = LexicalIndex.build(["a pump", "a valve"])
+        >>> {word: round(share, 2) for word, share in index.shares("Which pump?", 0).items()}
+        {'which': 0.0, 'pump': 0.28}
+        """
+        found = dict.fromkeys(telling_words(query), 0.0)
+        if self._bm25 is None:
+            return found
+        vocabulary, parts = self._bm25.vocab_dict, self._bm25.scores
+        for word in telling_words(query):
+            if word in vocabulary:
+                token = vocabulary[word]
+                start, stop = parts["indptr"][token : token + 2]
+                place = start + np.searchsorted(parts["indices"][start:stop], row)
+                if place < stop and parts["indices"][place] == row:
+                    found[word] += float(parts["data"][place])
+        return found
 
     def save(self, folder: Path) -> None:
         """Write arrays and vocabulary below `folder`, as .npy and JSON."""

@@ -2,138 +2,195 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+import threading
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from workbench.cancel import CancelToken, OnProgress, Progress
-from workbench.corpus.chunks import Chunk, chunk_document
+from workbench.cancel import CancelToken, OnProgress
+from workbench.corpus.chunks import Chunk
 from workbench.corpus.documents import Corpus, Document
 from workbench.errors import IndexUnusable, InputError
-from workbench.retrieval.encoders import Encoder, load_encoder, same_encoder
-from workbench.retrieval.index import Ranking, VectorIndex
-from workbench.retrieval.lexical import SETTINGS, LexicalIndex
-from workbench.retrieval.saved import REMEDY, read_index, replacing_index
-
-Mode = Literal["dense", "lexical", "hybrid"]
-VOTERS: dict[str, tuple[str, ...]] = {
-    "dense": ("dense",),
-    "lexical": ("lexical",),
-    "hybrid": ("dense", "lexical"),
-}
-RRF_CONSTANT = 60  # Cormack, Clarke & Büttcher 2009, "Reciprocal Rank Fusion outperforms Condorcet
-#                    and individual Rank Learning Methods", SIGIR, section 2
-EMBEDDED = (
-    "title-sections-text/1"  # what is embedded for a chunk; raise the number whenever it changes
+from workbench.markup import counted
+from workbench.retrieval.building import (
+    VOTERS,
+    Changes,
+    Mode,
+    Recipe,
+    Tally,
+    commit_snapshot,
+    kind_of,
+    prepared,
+    recipe_of,
+    refuse_missing,
+    stored_facts,
 )
+from workbench.retrieval.encoders import Encoder, load_encoder
+from workbench.retrieval.filters import Where
+from workbench.retrieval.fusion import fuse_by_rank, fuse_by_score, scaled, varied
+from workbench.retrieval.hits import Explanation, Hit, Vote
+from workbench.retrieval.index_structures import IndexReport, Kind, Ranking
+from workbench.retrieval.rerank import Reranker
+from workbench.retrieval.saved import read_index, writing_index
+from workbench.retrieval.segments import Segment, copied, fingerprint, memory_segment
+from workbench.retrieval.snapshot import Part, Snapshot
+
+_CANDIDATES = 50  # of each voter, or four for each hit if that is more
 
 
 @dataclass(frozen=True, slots=True)
-class Vote:
-    """What one retriever said of a chunk: its rank, from 1, and its own score (cosine or BM25)."""
+class SearchOptions:
+    """How votes become hits.
 
-    retriever: str
-    rank: int
-    score: float
+    `fusion` is by ``"rank"`` (reciprocal rank) or by ``"score"`` (a convex combination of scaled scores); `weights`
+    says how much each voter counts, 1 unless told (``{"dense": 2.0}``). `expand` gives further wordings of the
+    question, which vote as it does. `reranker` scores the candidates anew. `diversity` above 0 chooses among the
+    candidates by maximal marginal relevance, 1 being variety alone. `candidates` is how many each voter names: 50 or
+    four for each hit, if None. `exact` compares every vector, whatever the index.
+    """
 
+    fusion: Literal["rank", "score"] = "rank"
+    weights: Mapping[str, float] = field(default_factory=dict, hash=False)
+    expand: Callable[[str], Sequence[str]] | None = None
+    reranker: Reranker | None = None
+    diversity: float = 0.0
+    candidates: int | None = None
+    exact: bool = False
 
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """A chunk found for a question: `rank` from 1, `score` of its one voter or of the fusion."""
-
-    chunk: Chunk
-    score: float
-    rank: int
-    votes: tuple[Vote, ...]
-
-    def __repr__(self) -> str:
-        text = self.chunk.text if len(self.chunk.text) <= 40 else f"{self.chunk.text[:39]}…"
-        place = f"{self.rank}, {self.score:.4f}, {self.chunk.document_id!r}"
-        return f"Hit({place}, {text!r}; next: .chunk, .votes)"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what ``workbench search --json`` prints of a hit; the span counts characters."""
-        return {
-            "rank": self.rank,
-            "score": self.score,
-            "document": self.chunk.document_id,
-            "chunk_id": self.chunk.id,
-            "start": self.chunk.start,
-            "stop": self.chunk.stop,
-            "text": self.chunk.text,
-            "votes": [asdict(vote) for vote in self.votes],
-        }
+    def __post_init__(self) -> None:
+        if self.fusion not in ("rank", "score"):
+            raise ValueError(f"fusion={self.fusion!r} is not known; use 'rank' or 'score'")
+        unknown = self.weights.keys() - {"dense", "lexical"}
+        if unknown:
+            raise ValueError(
+                f"weights names {min(unknown)!r}; the voters are 'dense' and 'lexical'"
+            )
+        if not 0 <= self.diversity <= 1:
+            raise ValueError(
+                f"diversity={self.diversity} is outside 0 (relevance alone) to 1 (variety alone)"
+            )
+        if self.candidates is not None and self.candidates < 1:
+            raise ValueError(
+                f"candidates={self.candidates} is no number of candidates; ask for 1 or more"
+            )
 
 
 class Retriever:
     """Chunks of a corpus that can be searched. Made by ``build_retriever``, ``open_retriever``.
 
-    `documents` maps ids to documents, `chunks` are in the order of the documents; `corpus` is the
-    documents once more, as :func:`~workbench.corpus.readers.read_corpus` gives them.
+    `documents` maps ids to documents, `chunks` are in the order of the documents. Documents can be added, replaced and
+    deleted; a search that is under way sees all of a change or nothing. What lies in a folder changes by :meth:`save`.
 
     >>> tides = Document("tides.txt", "High water comes twice a day.", "Tides")
-    >>> build_retriever(Corpus((tides,)))
+    >>> retriever = build_retriever(Corpus((tides,)))
+    >>> retriever
     Retriever(1 document, 1 chunk, hybrid, 'all-MiniLM-L6-v2'; next: .search('…', k=5), .save('…'))
+    >>> retriever.add([Document("eels.txt", "Eels are smoked on Fridays.", "Eels")])
+    Changes(1 added, 0 replaced, 0 removed, 0 unchanged; 1 chunk embedded, 0 known)
     """
 
     def __init__(
         self,
-        documents: Iterable[Document],
-        chunks: Iterable[Chunk],
+        snapshot: Snapshot,
         *,
-        encoder: Encoder,
-        mode: Mode,
-        max_tokens: int,
-        vectors: VectorIndex | None,
-        lexical: LexicalIndex | None,
+        recipe: Recipe,
+        home: tuple[Path, Mapping[str, Any]] | None = None,
     ) -> None:
-        self.corpus = Corpus(tuple(documents))
-        self.documents: Mapping[str, Document] = MappingProxyType({d.id: d for d in self.corpus})
-        if len(self.documents) < len(self.corpus):
-            ids = [document.id for document in self.corpus]
-            twice = next(id for id in ids if ids.count(id) > 1)
-            raise ValueError(f"two documents have the id {twice!r}; give each its own")
-        self.chunks: tuple[Chunk, ...] = tuple(chunks)
-        self.encoder = encoder
-        self.mode = mode
-        self.max_tokens = max_tokens
-        self._vectors = vectors
-        self._lexical = lexical
+        self._snapshot, self._recipe = snapshot, recipe
+        self._home = home  # the folder it was opened from or saved to last, and its manifest then
+        self._stored = {} if home is None else stored_facts(snapshot, home[1])
+        self._changing = threading.Lock()
 
     def __len__(self) -> int:
-        return len(self.chunks)
+        return len(self._snapshot)
 
     def __repr__(self) -> str:
-        sizes = f"{_count(len(self.corpus), 'document')}, {_count(len(self), 'chunk')}"
+        sizes = f"{counted(len(self.documents), 'document')}, {counted(len(self), 'chunk')}"
         return (
             f"Retriever({sizes}, {self.mode}, {self.encoder.name!r}; "
             "next: .search('…', k=5), .save('…'))"
         )
 
+    @property
+    def encoder(self) -> Encoder:
+        """What embeds chunks and questions."""
+        return self._recipe.encoder
+
+    @property
+    def mode(self) -> Mode:
+        """What was built, and how is searched unless told otherwise."""
+        return self._recipe.mode
+
+    @property
+    def max_tokens(self) -> int:
+        """Size of a chunk, in tokens of the encoder."""
+        return self._recipe.max_tokens
+
+    @property
+    def documents(self) -> Mapping[str, Document]:
+        """Documents by id; one that lies in a folder is read when it is asked for."""
+        return self._snapshot.documents
+
+    @property
+    def chunks(self) -> Sequence[Chunk]:
+        """All chunks, in the order of the documents."""
+        return self._snapshot.chunks
+
+    @property
+    def corpus(self) -> Corpus:
+        """The documents once more, as ``read_corpus`` gives them; reads them all."""
+        return Corpus(tuple(self.documents.values()))
+
+    @property
+    def fields(self) -> list[str]:
+        """What a filter may name."""
+        return self._snapshot.fields()
+
+    @property
+    def report(self) -> IndexReport | None:
+        """How vectors are searched, why, and the recall that was measured; None without vectors."""
+        vectors = self._snapshot.vectors
+        return None if vectors is None else vectors.report
+
     def document(self, name: str) -> Document:
         """Return the document of this id or unique stem; else ``InputError`` lists what is near."""
-        return self.corpus[name]
+        documents = self.documents
+        return documents[name] if name in documents else self.corpus[name]
 
-    def search(self, question: str, *, k: int = 5, mode: Mode | None = None) -> list[Hit]:
+    def search(
+        self,
+        question: str,
+        *,
+        k: int = 5,
+        mode: Mode | None = None,
+        where: Where | None = None,
+        options: SearchOptions | None = None,
+    ) -> list[Hit]:
         """Find the `k` best chunks for `question`; equal scores keep the order of the chunks.
 
         ``dense`` ranks by the cosine of sentence vectors; ``lexical`` by BM25, and may find fewer
-        than `k`, for a chunk that shares no word is no hit; ``hybrid`` asks both for 50 or 4k
-        candidates, whichever is more, and fuses their ranks. A question longer than the encoder
+        than `k`, for a chunk that shares no word is no hit; ``hybrid`` asks both and fuses their
+        ranks. `where` is a filter such as ``{"language": "de"}``: only chunks it lets through are
+        searched, so `k` of them are found if there are as many. A question longer than the encoder
         reads is not cut: only ``mode="lexical"`` takes it.
 
         Raises
         ------
         ValueError
-            The question is empty or too long for the encoder, `k` is not in 1 … len(self), or
-            this index was not built for `mode`.
+            The question is empty or too long for the encoder, `k` is not in 1 … len(self), `where`
+            is no filter or names an unknown field, or this index was not built for `mode`.
+
+        >>> eels = Document("eels.md", "Eels are smoked on Fridays.", "Eels", metadata={"year": 1998})
+        >>> cod = Document("cod.md", "Cod is dried in April.", "Cod", metadata={"year": 2011})
+        >>> retriever = build_retriever(Corpus((eels, cod)))
+        >>> retriever.search("When are eels smoked?", k=1, where={"year": {"$gt": 2000}})[0].chunk.document_id
+        'cod.md'
         """
+        snapshot, chosen = self._snapshot, options or SearchOptions()
         mode = mode or self.mode
         if mode not in VOTERS:
             raise ValueError(f"mode={mode!r} is not known; use 'dense', 'lexical' or 'hybrid'")
@@ -141,57 +198,224 @@ class Retriever:
             raise ValueError("the question is empty; ask with at least one word")
         if k < 1:
             raise ValueError(f"k={k} is not a number of hits; ask for k >= 1")
-        if k > len(self):
+        if k > len(snapshot):
             raise ValueError(
-                f"k={k} exceeds the {len(self)} chunks in the index; ask for k <= {len(self)}"
+                f"k={k} exceeds the {len(snapshot)} chunks in the index; ask for k <= {len(snapshot)}"
             )
-        depth = k if mode != "hybrid" else min(max(50, 4 * k), len(self))
-        rankings = {voter: self._ask(voter, question, depth) for voter in VOTERS[mode]}
-        best = fuse_by_rank(list(rankings.values())) if mode == "hybrid" else rankings[mode]
-        votes = _votes(rankings)
+        allowed = None if where is None else snapshot.matching(where)
+        rankings = self._rankings(snapshot, question, mode, k, allowed, chosen)
+        best = _fused(rankings, chosen)
+        votes = _votes(rankings, question)
+        if chosen.reranker is not None:
+            best = _reranked(snapshot, question, best, chosen.reranker, votes)
+        if chosen.diversity:
+            best = self._varied(snapshot, best, k, chosen.diversity)
         found = zip(best.rows[:k].tolist(), best.scores[:k].tolist(), strict=True)
         return [
-            Hit(self.chunks[row], score, rank, tuple(votes[row]))
+            Hit(snapshot.chunk(row), score, rank, tuple(votes[row]))
             for rank, (row, score) in enumerate(found, start=1)
         ]
 
-    def save(self, folder: str | Path) -> None:
-        """Write everything below `folder`: beside it first, then renamed, with sha256 sums.
+    def view(self) -> Retriever:
+        """The retriever as it is now: what is added or deleted later does not show in it."""
+        return Retriever(self._snapshot, recipe=self._recipe, home=self._home)
 
-        An index that is already there stays readable until the new one is whole.
+    def explain(self, hit: Hit, question: str) -> Explanation:
+        """Where the score of a hit for `question` comes from: votes, cosine, and BM25 word by word.
+
+        >>> valve = Document("pump.md", "Valve V-14 leaked in March.", "Pump")
+        >>> retriever = build_retriever(Corpus((valve,)))
+        >>> question = "Which valve failed?"
+        >>> sorted(retriever.explain(retriever.search(question, k=1)[0], question).words)
+        ['failed', 'valve', 'which']
+        """
+        snapshot = self._snapshot
+        row = next(
+            (
+                row
+                for row in self._rows_of(snapshot, hit.chunk.document_id)
+                if snapshot.chunk(row) == hit.chunk
+            ),
+            None,
+        )
+        if row is None:
+            raise ValueError(f"{hit!r} is no hit of this index as it is now; search again")
+        cosine = bm25 = None
+        words: dict[str, float] = {}
+        if (
+            snapshot.vectors is not None
+            and len(self.encoder.measure(question)) <= self.encoder.max_tokens
+        ):
+            cosine = float(snapshot.vectors.vectors([row])[0] @ self._embed(question)[0])
+        if "lexical" in VOTERS[self.mode]:
+            place = int(np.searchsorted(snapshot.live_rows, row))
+            words = snapshot.lexical().shares(question, place)
+            bm25 = float(snapshot.lexical().scores(question)[place])
+        voters = [vote for vote in hit.votes if vote.retriever != "reranker"]
+        by_rank = [1.0 / (60 + vote.rank) for vote in voters]
+        is_fused = len(voters) == len(hit.votes) and np.isclose(sum(by_rank), hit.score)
+        parts = (
+            {vote.retriever: part for vote, part in zip(voters, by_rank, strict=True)}
+            if is_fused and all(vote.query is None for vote in voters)
+            else {}
+        )
+        return Explanation(hit, question, cosine, bm25, words, parts)
+
+    def add(
+        self,
+        documents: Iterable[Document],
+        *,
+        progress: OnProgress | None = None,
+        cancel: CancelToken | None = None,
+    ) -> Changes:
+        """Add documents; one whose id is there already replaces it, and one that is the same is left alone.
+
+        Only what was not embedded before is embedded now. `progress` is told of each document and each batch.
+        """
+        given = list(documents)
+        _refuse_duplicates(given)
+        with self._changing:
+            old = self._snapshot
+            fresh = [
+                d
+                for d in given
+                if d.id not in old.numbers or old.fingerprint(old.numbers[d.id]) != fingerprint(d)
+            ]
+            changes = Changes(
+                added=tuple(d.id for d in fresh if d.id not in old.numbers),
+                replaced=tuple(d.id for d in fresh if d.id in old.numbers),
+                unchanged=tuple(d.id for d in given if d not in fresh),
+            )
+            if not fresh:
+                return changes
+            tally = Tally()
+            made = prepared(
+                fresh,
+                self._recipe,
+                known=old.known_vectors,
+                tally=tally,
+                total=len(fresh),
+                progress=progress,
+                cancel=cancel,
+            )
+            snapshot = old.added(memory_segment(made, dim=self._recipe.dim, kind="flat"))
+            self._snapshot = snapshot.merged(self._together)
+            return Changes(
+                changes.added, changes.replaced, (), changes.unchanged, tally.embedded, tally.known
+            )
+
+    def delete(self, ids: Collection[str]) -> Changes:
+        """Delete the documents of these ids.
+
+        Raises
+        ------
+        InputError
+            One of them is not there: nothing is deleted.
+        """
+        with self._changing:
+            refuse_missing(ids, self._snapshot)
+            self._snapshot = self._snapshot.without(ids).merged(self._together)
+        return Changes(removed=tuple(ids))
+
+    def save(self, folder: str | Path) -> None:
+        """Write the index below `folder`, or what changed since it was opened from there or saved there.
+
+        What is there already stays readable until the new index is whole; every file has a sha256 sum.
 
         Raises
         ------
         ValueError
             `folder` holds something else than an index of workbench.
+        IndexUnusable
+            Another process writes there, or has written there since this retriever was opened from it.
         """
-        facts = {
-            "mode": self.mode,
-            "encoder": dict(self.encoder.identity),
-            "chunking": {"max_tokens": self.max_tokens},
-            "embedded": EMBEDDED,
-            "lexical": SETTINGS,
-            "documents": len(self.documents),
-            "chunks": len(self.chunks),
-        }
-        with replacing_index(Path(folder), facts) as fresh:
-            _write_lines(fresh / "documents.jsonl", (d.to_dict() for d in self.documents.values()))
-            _write_lines(fresh / "chunks.jsonl", map(_chunk_to_dict, self.chunks))
-            if self._vectors is not None:
-                self._vectors.save(fresh / "vectors.faiss")
-            if self._lexical is not None:
-                self._lexical.save(fresh / "lexical")
+        home = Path(folder)
+        with self._changing:
+            same = self._home is not None and self._home[0] == home.resolve()
+            with writing_index(home, anew=not same) as writer:
+                stored: Mapping[int, Mapping[str, Any]] = {}
+                if same and self._home is not None:
+                    if writer.facts.get("checksum") != self._home[1].get("checksum"):
+                        raise IndexUnusable(
+                            f"the index {folder} was changed by another program since it was opened; "
+                            "open it again, or save to another folder"
+                        )
+                    stored = self._stored
+                snapshot = commit_snapshot(writer, self._snapshot, stored, self._recipe)
+                self._home = (home.resolve(), writer.facts)
+            if len(snapshot.segments) != len(self._snapshot.segments):  # merged on the way
+                self._snapshot = snapshot
+            self._stored = stored_facts(self._snapshot, writer.facts)
 
-    def _ask(self, voter: str, question: str, depth: int) -> Ranking:
-        if voter == "lexical" and self._lexical is not None:
-            return self._lexical.search(question, depth)
-        if voter == "dense" and self._vectors is not None:
-            scores, rows = self._vectors.search(self._embed(question), depth)
-            return Ranking(scores[0], rows[0])
-        raise ValueError(
-            f"this index was built with mode={self.mode!r} and has no {voter} part; "
-            "build it with mode='hybrid'"
+    def _together(self, parts: list[Part]) -> Segment:
+        made = (prepared for part in parts for prepared in copied(*part))
+        return memory_segment(made, dim=self._recipe.dim, kind=kind_of(parts, self._recipe))
+
+    def _rankings(
+        self,
+        snapshot: Snapshot,
+        question: str,
+        mode: Mode,
+        k: int,
+        allowed: NDArray[np.bool_] | None,
+        options: SearchOptions,
+    ) -> dict[tuple[str, str], Ranking]:
+        """What each voter says of the question and each expansion of it."""
+        wordings = [question]
+        if options.expand is not None:
+            wordings += [
+                text
+                for text in dict.fromkeys(options.expand(question))
+                if text.strip() and text != question
+            ]
+        is_plain = len(VOTERS[mode]) * len(wordings) == 1
+        choosing = options.reranker is not None or options.diversity > 0
+        depth = options.candidates or (k if is_plain and not choosing else max(_CANDIDATES, 4 * k))
+        depth = min(max(depth, k), len(snapshot))
+        return {
+            (voter, wording): self._ask(
+                snapshot, voter, wording, depth, allowed, exact=options.exact
+            )
+            for wording in wordings
+            for voter in VOTERS[mode]
+        }
+
+    def _ask(
+        self,
+        snapshot: Snapshot,
+        voter: str,
+        question: str,
+        depth: int,
+        allowed: NDArray[np.bool_] | None,
+        *,
+        exact: bool,
+    ) -> Ranking:
+        if voter not in VOTERS[self.mode]:
+            raise ValueError(
+                f"this index was built with mode={self.mode!r} and has no {voter} part; "
+                "build it with mode='hybrid'"
+            )
+        if voter == "lexical" or snapshot.vectors is None:
+            return snapshot.search_words(question, depth, allowed=allowed)
+        scores, rows = snapshot.vectors.search(
+            self._embed(question), depth, allowed=allowed, exact=exact
         )
+        found = rows[0] >= 0
+        return (
+            Ranking(scores[0], rows[0])
+            if found.all()
+            else Ranking(scores[0][found], rows[0][found])
+        )
+
+    def _varied(self, snapshot: Snapshot, best: Ranking, k: int, diversity: float) -> Ranking:
+        if snapshot.vectors is None:
+            raise ValueError(
+                "diversity compares vectors, and this index has none; build it with mode='hybrid'"
+            )
+        order = varied(
+            scaled(best.scores), snapshot.vectors.vectors(best.rows), k, diversity=diversity
+        )
+        return Ranking(best.scores[order], best.rows[order])
 
     def _embed(self, question: str) -> NDArray[np.float32]:
         count = len(self.encoder.measure(question))
@@ -202,6 +426,12 @@ class Retriever:
             )
         return self.encoder.encode([question], kind="query")
 
+    @staticmethod
+    def _rows_of(snapshot: Snapshot, document_id: str) -> list[int]:
+        number = snapshot.numbers.get(document_id, -1)
+        rows: list[int] = np.flatnonzero(snapshot.document_of_row == number).tolist()
+        return rows
+
 
 def build_retriever(
     corpus: Corpus,
@@ -209,6 +439,7 @@ def build_retriever(
     mode: Mode = "hybrid",
     encoder: Encoder | None = None,
     max_tokens: int = 128,
+    index: Kind | Literal["auto"] = "auto",
     progress: OnProgress | None = None,
     cancel: CancelToken | None = None,
 ) -> Retriever:
@@ -224,6 +455,9 @@ def build_retriever(
         None for the embedded one. It measures the chunks in every mode: all modes cut alike.
     max_tokens
         Size of a chunk, in tokens of the encoder.
+    index
+        How vectors are searched: ``flat`` (exact), ``hnsw``, ``ivf-flat``, ``ivf-sq8``, ``ivf-rabitq``, or ``auto``;
+        what was chosen, why, and the measured recall are in ``.report``.
     progress, cancel
         Called after each document and each batch; looked at before each of them.
 
@@ -237,49 +471,26 @@ def build_retriever(
     >>> build_retriever(Corpus((valve, eels))).search("Which valve leaked?", k=1)
     [Hit(1, 0.0328, 'pump.md', 'Valve V-14 leaked in March.'; next: .chunk, .votes)]
     """
-    if mode not in VOTERS:
-        raise ValueError(f"mode={mode!r} is not known; use 'dense', 'lexical' or 'hybrid'")
-    encoder = encoder if encoder is not None else load_encoder()
-    if not 1 <= max_tokens <= encoder.max_tokens:
-        raise ValueError(
-            f"max_tokens={max_tokens} is outside 1 to {encoder.max_tokens}, what the encoder "
-            f"{encoder.name!r} reads"
-        )
+    recipe = Recipe(encoder if encoder is not None else load_encoder(), mode, max_tokens, index)
     documents = list(corpus)
-    chunks: list[Chunk] = []
-    contexts: list[str] = []
-    for done, document in enumerate(documents, start=1):
-        if cancel is not None:
-            cancel.raise_if_cancelled("chunking")
-        found = chunk_document(document, measure=encoder.measure, max_tokens=max_tokens)
-        chunks += found
-        contexts += [_context(document, chunk) for chunk in found]
-        if progress is not None:
-            progress(Progress("chunk", done, len(documents)))
-    if not chunks:
+    _refuse_duplicates(documents)
+    made = prepared(
+        documents,
+        recipe,
+        known=lambda _: {},
+        total=len(documents),
+        progress=progress,
+        cancel=cancel,
+    )
+    segment = memory_segment(made, dim=recipe.dim, kind=recipe.index)
+    if not len(segment):
         raise InputError(
             f"no text to index in {len(documents)} documents; add files that hold text"
         )
-    vectors = lexical = None
-    if "dense" in VOTERS[mode]:
-        texts = [
-            _fitting(encoder, *pair)
-            for pair in zip(contexts, (c.text for c in chunks), strict=True)
-        ]
-        vectors = VectorIndex.build(_encode_once(encoder, texts, progress, cancel))
+    snapshot = Snapshot([segment], dim=recipe.dim)
     if "lexical" in VOTERS[mode]:
-        lexical = LexicalIndex.build(
-            [f"{c}\n{chunk.text}" for c, chunk in zip(contexts, chunks, strict=True)]
-        )
-    return Retriever(
-        documents,
-        chunks,
-        encoder=encoder,
-        mode=mode,
-        max_tokens=max_tokens,
-        vectors=vectors,
-        lexical=lexical,
-    )
+        snapshot.lexical()
+    return Retriever(snapshot, recipe=recipe)
 
 
 def open_retriever(folder: str | Path, *, encoder: Encoder | None = None) -> Retriever:
@@ -299,117 +510,54 @@ def open_retriever(folder: str | Path, *, encoder: Encoder | None = None) -> Ret
     >>> found[0].chunk.start, found[0].chunk.stop
     (0, 29)
     """
-
-    def read(folder: Path, manifest: dict[str, Any]) -> Retriever:
-        _refuse_other_encoder(folder, manifest["encoder"], using.identity)
-        documents = {
-            d.id: d for d in map(Document.from_dict, _read_lines(folder / "documents.jsonl"))
-        }
-        chunks = [
-            _chunk_from_dict(facts, documents) for facts in _read_lines(folder / "chunks.jsonl")
-        ]
-        voters = VOTERS[manifest["mode"]]
-        vectors = VectorIndex.open(folder / "vectors.faiss") if "dense" in voters else None
-        lexical = LexicalIndex.open(folder / "lexical") if "lexical" in voters else None
-        if any(part is not None and len(part) != len(chunks) for part in (vectors, lexical)):
-            raise IndexUnusable(f"the parts of the index {folder} do not belong together; {REMEDY}")
-        return Retriever(
-            documents.values(),
-            chunks,
-            encoder=using,
-            mode=manifest["mode"],
-            max_tokens=manifest["chunking"]["max_tokens"],
-            vectors=vectors,
-            lexical=lexical,
-        )
-
     using = encoder if encoder is not None else load_encoder()
-    return read_index(Path(folder), read)
+    home = Path(folder)
+    snapshot, manifest = read_index(home)
+    return Retriever(
+        snapshot, recipe=recipe_of(home, manifest, using), home=(home.resolve(), manifest)
+    )
 
 
-def fuse_by_rank(rankings: Sequence[Ranking], *, constant: int = RRF_CONSTANT) -> Ranking:
-    """Fuse by reciprocal rank: a row scores the sum of 1 / (constant + rank) over `rankings`.
-
-    >>> one, two = np.array([7, 8]), np.array([8])
-    >>> fuse_by_rank([Ranking(one, one), Ranking(two, two)]).rows.tolist()
-    [8, 7]
-    """
-    scores: dict[int, float] = {}
-    for ranking in rankings:
-        for rank, row in enumerate(ranking.rows.tolist(), start=1):
-            scores[row] = scores.get(row, 0.0) + 1.0 / (constant + rank)
-    rows = sorted(scores, key=lambda row: (-scores[row], row))
-    return Ranking(np.array([scores[row] for row in rows]), np.array(rows, dtype=np.int64))
+def _fused(rankings: Mapping[tuple[str, str], Ranking], options: SearchOptions) -> Ranking:
+    if len(rankings) == 1:
+        return next(iter(rankings.values()))
+    fuse = fuse_by_rank if options.fusion == "rank" else fuse_by_score
+    weights = [options.weights.get(voter, 1.0) for voter, _ in rankings]
+    return fuse(list(rankings.values()), weights=weights)
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def _reranked(
+    snapshot: Snapshot,
+    question: str,
+    best: Ranking,
+    reranker: Reranker,
+    votes: dict[int, list[Vote]],
+) -> Ranking:
+    """`best` in the order of the reranker's scores, which are added to the votes."""
+    rows = best.rows.tolist()
+    scores = reranker.score(question, [snapshot.chunk(row).text for row in rows])
+    if scores.shape != (len(rows),) or not np.isfinite(scores).all():
+        raise ValueError(f"the reranker {reranker.name!r} gave no finite score for each passage")
+    order = np.argsort(-scores, kind="stable")
+    for rank, place in enumerate(order.tolist(), start=1):
+        votes[rows[place]].append(Vote("reranker", rank, float(scores[place])))
+    return Ranking(scores[order], best.rows[order])
 
 
-def _votes(rankings: Mapping[str, Ranking]) -> dict[int, list[Vote]]:
+def _votes(rankings: Mapping[tuple[str, str], Ranking], question: str) -> dict[int, list[Vote]]:
     votes: dict[int, list[Vote]] = {}
-    for voter, ranking in rankings.items():
+    for (voter, wording), ranking in rankings.items():
+        query = None if wording == question else wording
         for rank, (score, row) in enumerate(
             zip(ranking.scores.tolist(), ranking.rows.tolist(), strict=True), 1
         ):
-            votes.setdefault(row, []).append(Vote(voter, rank, score))
+            votes.setdefault(row, []).append(Vote(voter, rank, score, query))
     return votes
 
 
-def _context(document: Document, chunk: Chunk) -> str:
-    """Title and headings above a chunk: what a passage leaves out for its page has said it."""
-    headings = [s.title for s in document.sections if s.start <= chunk.start < s.stop]
-    return " > ".join(dict.fromkeys(title for title in (document.title, *headings) if title))
-
-
-def _fitting(encoder: Encoder, context: str, text: str) -> str:
-    """Join context and text, the context shortened so far that the text is read whole."""
-    room = encoder.max_tokens - len(encoder.measure(text)) - 1
-    offsets = encoder.measure(context)
-    if len(offsets) > room:
-        context = context[: offsets[room - 1][1]] if room > 0 else ""
-    joined = f"{context}\n{text}"
-    return joined if context and len(encoder.measure(joined)) <= encoder.max_tokens else text
-
-
-def _encode_once(
-    encoder: Encoder, texts: list[str], progress: OnProgress | None, cancel: CancelToken | None
-) -> NDArray[np.float32]:
-    """Vectors of `texts`, equal texts embedded once: [texts, dim]."""
-    distinct = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-    vectors = encoder.encode(list(distinct), kind="passage", progress=progress, cancel=cancel)
-    return vectors[[distinct[text] for text in texts]]
-
-
-def _refuse_other_encoder(folder: Path, built: Mapping[str, Any], using: Mapping[str, Any]) -> None:
-    if same_encoder(built, using):
-        return
-    differs = ", ".join(
-        sorted(n for n in {*built, *using} - {"name"} if built.get(n) != using.get(n))
-    )
-    raise IndexUnusable(
-        f"the index {folder} was made with the encoder {built.get('name')!r} and opened with "
-        f"{using.get('name')!r} (other {differs}); open it with the first or {REMEDY}"
-    )
-
-
-def _chunk_to_dict(chunk: Chunk) -> dict[str, Any]:
-    """Place and id alone: the text is document.text[start:stop]."""
-    return {"document": chunk.document_id, "start": chunk.start, "stop": chunk.stop, "id": chunk.id}
-
-
-def _chunk_from_dict(facts: Mapping[str, Any], documents: Mapping[str, Document]) -> Chunk:
-    start, stop = facts["start"], facts["stop"]
-    text = documents[facts["document"]].text[start:stop]
-    return Chunk(document_id=facts["document"], start=start, stop=stop, text=text, id=facts["id"])
-
-
-def _write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        for record in records:
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    with path.open(encoding="utf-8", newline="\n") as file:
-        return [json.loads(line) for line in file]
+def _refuse_duplicates(documents: Sequence[Document]) -> None:
+    seen: set[str] = set()
+    for document in documents:
+        if document.id in seen:
+            raise ValueError(f"two documents have the id {document.id!r}; give each its own")
+        seen.add(document.id)

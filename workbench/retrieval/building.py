@@ -1,0 +1,417 @@
+"""Documents become chunks, vectors and segments, in memory or in a folder; only what is new is embedded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workbench.cancel import CancelToken, OnProgress, Progress
+from workbench.corpus.chunks import Chunk, chunk_document
+from workbench.corpus.documents import Document
+from workbench.errors import IndexUnusable, InputError
+from workbench.markup import counted
+from workbench.retrieval.embedding_cache import EmbeddingCache, embedded
+from workbench.retrieval.encoders import Encoder, same_encoder
+from workbench.retrieval.index_structures import KINDS, Kind
+from workbench.retrieval.lexical import SETTINGS
+from workbench.retrieval.saved import (
+    CACHE,
+    REMEDY,
+    SEGMENTS,
+    IndexWriter,
+    read_index,
+    writing_index,
+)
+from workbench.retrieval.segments import (
+    Prepared,
+    Segment,
+    chunk_rows,
+    embedding_key,
+    fingerprint,
+    open_segment,
+)
+from workbench.retrieval.snapshot import Part, Snapshot, chunk_context
+
+Mode = Literal["dense", "lexical", "hybrid"]
+VOTERS: dict[str, tuple[str, ...]] = {
+    "dense": ("dense",),
+    "lexical": ("lexical",),
+    "hybrid": ("dense", "lexical"),
+}
+EMBEDDED = (
+    "title-sections-text/1"  # what is embedded for a chunk; raise the number whenever it changes
+)
+_AT_ONCE = 2048  # chunks that a build into a folder holds in memory
+_WORTH_A_STRUCTURE = 10_000  # rows below which a segment beside others is scanned one by one
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recipe:
+    """What decides how documents are cut, embedded and indexed."""
+
+    encoder: Encoder
+    mode: Mode = "hybrid"
+    max_tokens: int = 128
+    index: Kind | Literal["auto"] = "auto"
+
+    def __post_init__(self) -> None:
+        if self.mode not in VOTERS:
+            raise ValueError(f"mode={self.mode!r} is not known; use 'dense', 'lexical' or 'hybrid'")
+        if self.index != "auto" and self.index not in KINDS:
+            raise ValueError(
+                f"index={self.index!r} is not known; use 'auto' or one of {', '.join(KINDS)}"
+            )
+        if not 1 <= self.max_tokens <= self.encoder.max_tokens:
+            raise ValueError(
+                f"max_tokens={self.max_tokens} is outside 1 to {self.encoder.max_tokens}, what the encoder "
+                f"{self.encoder.name!r} reads"
+            )
+
+    @property
+    def dim(self) -> int | None:
+        """Length of the vectors; None if nothing is embedded."""
+        return self.encoder.dim if "dense" in VOTERS[self.mode] else None
+
+    def facts(self) -> dict[str, Any]:
+        """What a manifest says of it."""
+        return {
+            "mode": self.mode,
+            "encoder": dict(self.encoder.identity),
+            "chunking": {"max_tokens": self.max_tokens},
+            "embedded": EMBEDDED,
+            "lexical": SETTINGS,
+            "index": self.index,
+            "dim": self.dim,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What became of an index: ids of documents, and how many chunks had to be embedded or were known.
+
+    >>> Changes(added=("a.txt",), embedded=3)
+    Changes(1 added, 0 replaced, 0 removed, 0 unchanged; 3 chunks embedded, 0 known)
+    """
+
+    added: tuple[str, ...] = ()
+    replaced: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    unchanged: tuple[str, ...] = ()
+    embedded: int = 0
+    known: int = 0
+
+    def __repr__(self) -> str:
+        return (
+            f"Changes({len(self.added)} added, {len(self.replaced)} replaced, {len(self.removed)} removed, "
+            f"{len(self.unchanged)} unchanged; {counted(self.embedded, 'chunk')} embedded, {self.known} known)"
+        )
+
+
+class Cut(NamedTuple):
+    """A document, its chunks, and what is embedded for each of them under which key."""
+
+    document: Document
+    chunks: list[Chunk]
+    texts: list[str]
+    keys: list[str]
+
+
+Known = Callable[[Collection[str]], Mapping[str, NDArray[np.float32]]]
+
+
+class Tally:
+    """Counts chunks that were embedded and those whose vectors were known."""
+
+    def __init__(self) -> None:
+        self.embedded = self.known = 0
+
+
+def prepared(
+    documents: Iterable[Document],
+    recipe: Recipe,
+    *,
+    known: Known,
+    cache: EmbeddingCache | None = None,
+    at_once: int | None = None,
+    tally: Tally | None = None,
+    total: int = 0,
+    progress: OnProgress | None = None,
+    cancel: CancelToken | None = None,
+) -> Iterator[Prepared]:
+    """Each document cut and embedded, `at_once` chunks together (None: all of them)."""
+    group: list[Cut] = []
+    size = 0
+    for done, document in enumerate(documents, start=1):
+        if cancel is not None:
+            cancel.raise_if_cancelled("chunking")
+        group.append(_cut(document, recipe))
+        size += len(group[-1].chunks)
+        if progress is not None:
+            progress(Progress("chunk", done, max(total, done)))
+        if at_once is not None and size >= at_once:
+            yield from _embedded_group(group, recipe, known, cache, tally, progress, cancel)
+            group, size = [], 0
+    yield from _embedded_group(group, recipe, known, cache, tally, progress, cancel)
+
+
+def update_index(
+    folder: str | Path,
+    documents: Iterable[Document],
+    *,
+    recipe: Recipe,
+    keep_others: bool = False,
+    total: int = 0,
+    progress: OnProgress | None = None,
+    cancel: CancelToken | None = None,
+) -> Changes:
+    """Bring the index in `folder` to hold these documents; only what changed is embedded.
+
+    Documents are read one after another and never held together. Others that the index holds are removed, or kept with
+    `keep_others`. Readers see the old index until the new one is whole. When the process is killed, the next run finds
+    again what was embedded but for at most one batch of 256 chunks. An index that was made with another recipe, or that
+    is damaged, is built anew.
+
+    Raises
+    ------
+    ValueError
+        `folder` holds something else than an index, or two documents have one id.
+    IndexUnusable
+        Another process writes into the folder.
+    InputError
+        There is no text to index.
+    """
+    home = Path(folder)
+    anew = not _is_usable(home, recipe)
+    with writing_index(home, anew=anew) as writer:
+        old = writer.snapshot or Snapshot(dim=recipe.dim)
+        seen: dict[str, bool] = {}  # whether it is new or changed
+
+        def changed() -> Iterator[Document]:
+            for document in documents:
+                if document.id in seen:
+                    raise ValueError(
+                        f"two documents have the id {document.id!r}; give each its own"
+                    )
+                number = old.numbers.get(document.id)
+                seen[document.id] = number is None or old.fingerprint(number) != fingerprint(
+                    document
+                )
+                if seen[document.id]:
+                    yield document
+
+        tally = Tally()
+        segment = writer.new_segment(dim=recipe.dim)
+        try:
+            with _cache(home, recipe) as cache:
+                for made in prepared(
+                    changed(),
+                    recipe,
+                    known=old.known_vectors,
+                    cache=cache,
+                    at_once=_AT_ONCE,
+                    tally=tally,
+                    total=total,
+                    progress=progress,
+                    cancel=cancel,
+                ):
+                    segment.add(*made)
+        finally:
+            segment.close()
+        replaced = [id for id in seen if seen[id] and id in old.numbers]
+        removed = [] if keep_others else [id for id in old.numbers if id not in seen]
+        changes = Changes(
+            added=tuple(id for id in seen if seen[id] and id not in old.numbers),
+            replaced=tuple(replaced),
+            removed=tuple(removed),
+            unchanged=tuple(id for id in seen if not seen[id]),
+            embedded=tally.embedded,
+            known=tally.known,
+        )
+        if segment.documents or removed or anew:
+            stored = stored_facts(old, writer.facts)
+            deleted = [*old.deleted(), *(old.numbers[id] for id in (*replaced, *removed))]
+            segments = list(old.segments)
+            if segment.documents:
+                is_first = not segments
+                kind = recipe.index if is_first or segment.rows >= _WORTH_A_STRUCTURE else "flat"
+                facts = writer.finished(segment, kind=kind)
+                segments.append(open_segment(home / SEGMENTS / facts["name"], facts))
+                stored[id(segments[-1])] = facts
+            snapshot = Snapshot(segments, dim=recipe.dim, deleted=deleted)
+            commit_snapshot(writer, snapshot, stored, recipe)
+    return changes
+
+
+def delete_from_index(folder: str | Path, ids: Collection[str], *, encoder: Encoder) -> Changes:
+    """Delete documents from the index in `folder`.
+
+    Raises
+    ------
+    InputError
+        The index holds no document of one of these ids: nothing is deleted.
+    """
+    home = Path(folder)
+    _, manifest = read_index(home)  # a folder without an index stays as it is
+    recipe = recipe_of(home, manifest, encoder)
+    with writing_index(home) as writer:
+        old = writer.snapshot or Snapshot(dim=recipe.dim)
+        refuse_missing(ids, old)
+        commit_snapshot(writer, old.without(ids), stored_facts(old, writer.facts), recipe)
+    return Changes(removed=tuple(ids))
+
+
+def recipe_of(folder: Path, manifest: Mapping[str, Any], encoder: Encoder) -> Recipe:
+    """The recipe of the index in `folder`; ``IndexUnusable`` if it was made with another encoder."""
+    built, using = manifest["encoder"], encoder.identity
+    if same_encoder(built, using):
+        return Recipe(
+            encoder, manifest["mode"], manifest["chunking"]["max_tokens"], manifest["index"]
+        )
+    differs = ", ".join(
+        sorted(n for n in {*built, *using} - {"name"} if built.get(n) != using.get(n))
+    )
+    raise IndexUnusable(
+        f"the index {folder} was made with the encoder {built.get('name')!r} and opened with "
+        f"{using.get('name')!r} (other {differs}); open it with the first or {REMEDY}"
+    )
+
+
+def refuse_missing(ids: Collection[str], snapshot: Snapshot) -> None:
+    """Every one of `ids` must be the id of a document that is not deleted."""
+    import difflib
+
+    for id in ids:
+        if id not in snapshot.numbers:
+            close = difflib.get_close_matches(id, snapshot.numbers, n=3)
+            hint = f"; perhaps {', '.join(map(repr, close))}" if close else ""
+            raise InputError(f"no document {id!r} in the index{hint}; nothing was deleted")
+
+
+def commit_snapshot(
+    writer: IndexWriter, snapshot: Snapshot, stored: Mapping[int, Mapping[str, Any]], recipe: Recipe
+) -> Snapshot:
+    """Write what of `snapshot` is not `stored` in the writer's folder, merge what should be one, and commit it.
+
+    `stored` has the facts of segments by their ``id()``. Returns the snapshot as it lies in the folder.
+    """
+    if not snapshot.segments:
+        raise InputError("no text to index; add files that hold text")
+    facts = dict(stored)
+
+    def write(parts: list[Part]) -> Segment:
+        made = writer.filled(parts, dim=recipe.dim, kind=kind_of(parts, recipe))
+        segment = open_segment(writer.folder / SEGMENTS / made["name"], made)
+        facts[id(segment)] = made
+        return segment
+
+    snapshot = snapshot.merged(write)
+    if any(id(segment) not in facts for segment in snapshot.segments):
+        segments = [
+            segment
+            if id(segment) in facts
+            else write([(segment, [*range(len(segment.documents))])])
+            for segment in snapshot.segments
+        ]
+        snapshot = Snapshot(segments, dim=recipe.dim, deleted=snapshot.deleted())
+    writer.commit(
+        [facts[id(segment)] for segment in snapshot.segments],
+        deleted=snapshot.deleted(),
+        words=snapshot.lexical() if "lexical" in VOTERS[recipe.mode] else None,
+        facts={
+            **recipe.facts(),
+            "documents": len(snapshot.numbers),
+            "chunks": len(snapshot),
+        },
+    )
+    return snapshot
+
+
+def kind_of(parts: Sequence[Part], recipe: Recipe) -> Kind | Literal["auto"]:
+    """How a segment of these documents is searched: a small one beside others is scanned, whatever was asked for."""
+    has_structure = any(
+        segment.vectors is not None and segment.vectors.structure is not None
+        for segment, _ in parts
+    )
+    rows = sum(len(segment) for segment, _ in parts)
+    return recipe.index if has_structure or rows >= _WORTH_A_STRUCTURE else "flat"
+
+
+def stored_facts(snapshot: Snapshot, manifest: Mapping[str, Any]) -> dict[int, Mapping[str, Any]]:
+    """What a manifest says of each segment of the snapshot that was opened with it, by ``id()``."""
+    known = manifest.get("segments", [])
+    return {id(s): facts for s, facts in zip(snapshot.segments, known, strict=True)}
+
+
+def _is_usable(folder: Path, recipe: Recipe) -> bool:
+    """Whether the index in `folder`, if there is one, is whole and made by the same recipe."""
+    try:
+        _, facts = read_index(folder)
+    except IndexUnusable:
+        return False
+    wanted = recipe.facts()
+    same = all(facts.get(name) == wanted[name] for name in wanted.keys() - {"encoder"})
+    return same and same_encoder(facts["encoder"], wanted["encoder"])
+
+
+def _cache(folder: Path, recipe: Recipe) -> AbstractContextManager[EmbeddingCache | None]:
+    if recipe.dim is None:
+        return nullcontext()
+    return EmbeddingCache(folder / CACHE, recipe.encoder.identity)
+
+
+def _cut(document: Document, recipe: Recipe) -> Cut:
+    encoder = recipe.encoder
+    chunks = chunk_document(document, measure=encoder.measure, max_tokens=recipe.max_tokens)
+    if recipe.dim is None:
+        return Cut(document, chunks, [], [""] * len(chunks))
+    texts = [_fitting(encoder, chunk_context(document, chunk), chunk.text) for chunk in chunks]
+    return Cut(document, chunks, texts, [embedding_key(text) for text in texts])
+
+
+def _embedded_group(
+    group: list[Cut],
+    recipe: Recipe,
+    known: Known,
+    cache: EmbeddingCache | None,
+    tally: Tally | None,
+    progress: OnProgress | None,
+    cancel: CancelToken | None,
+) -> Iterator[Prepared]:
+    texts = [text for cut in group for text in cut.texts]
+    keys = [key for cut in group for key in cut.keys]
+    vectors = None
+    if recipe.dim is not None and group:
+        have = known(set(keys))
+        vectors = embedded(
+            recipe.encoder,
+            texts,
+            keys,
+            known=have,
+            cache=cache,
+            progress=progress,
+            cancel=cancel,
+        )
+        if tally is not None:
+            tally.known += sum(key in have for key in keys)
+            tally.embedded += sum(key not in have for key in keys)
+    at = 0
+    for ordinal, (document, chunks, _, own_keys) in enumerate(group):
+        part = None if vectors is None else vectors[at : at + len(chunks)]
+        at += len(chunks)
+        yield Prepared(document, chunk_rows(chunks, own_keys, ordinal), part)
+
+
+def _fitting(encoder: Encoder, context: str, text: str) -> str:
+    """Join context and text, the context shortened so far that the text is read whole."""
+    room = encoder.max_tokens - len(encoder.measure(text)) - 1
+    offsets = encoder.measure(context)
+    if len(offsets) > room:
+        context = context[: offsets[room - 1][1]] if room > 0 else ""
+    joined = f"{context}\n{text}"
+    return joined if context and len(encoder.measure(joined)) <= encoder.max_tokens else text

@@ -1,0 +1,440 @@
+"""Vectors become a structure that finds near ones: exact scans and FAISS's graphs and inverted lists, tuned by measure.
+
+With ``index.py`` the only module that imports faiss; knows rows, no text and no deletions.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workbench.errors import IndexUnusable
+
+Kind = Literal["flat", "hnsw", "ivf-flat", "ivf-sq8", "ivf-rabitq"]
+KINDS: tuple[str, ...] = get_args(Kind)
+FLAT_UP_TO = 200_000  # vectors that "auto" still scans one by one
+RECALL_AT = 10
+TUNING_QUERIES = 200
+# M = 32 links a node and 40 candidates while building are FAISS's own defaults (Malkov & Yashunin, arXiv:1603.09320);
+# RaBitQ with 4 bits a dimension (Gao & Long, arXiv:2405.12497, and its extension arXiv:2409.09913).
+_FACTORY = {
+    "hnsw": "HNSW32,Flat",
+    "ivf-flat": "IVF{lists},Flat",
+    "ivf-sq8": "IVF{lists},SQ8",
+    "ivf-rabitq": "IVF{lists},RaBitQ4",
+}
+_KEEPS_VECTORS = frozenset({"hnsw", "ivf-flat"})  # their scores are exact; others are scored again
+_REFINE = 4  # candidates of a coded structure for each hit
+_TRAINING_PER_LIST = 64  # FAISS's k-means wants 39 to 256 points a centroid
+_BLOCK = 1 << 16
+
+
+_SPARE = 16  # rows fetched beyond those wanted where some of them were deleted
+
+
+class Ranking(NamedTuple):
+    """Rows of an index, best first, ties by row; `scores` and `rows` have the same shape.
+
+    Where a search found fewer than asked for, rows are -1 and scores -inf.
+    """
+
+    scores: NDArray[np.float32]
+    rows: NDArray[np.int64]
+
+
+Fetch = Callable[[NDArray[np.float32], int], Ranking]  # the best so many rows of each query
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """One measured setting: `value` of the structure's parameter, recall@10, and milliseconds a query."""
+
+    value: int
+    recall: float
+    milliseconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class IndexReport:
+    """Which structure was built, why, and what it was measured to find; JSON-able by :meth:`to_dict`.
+
+    `recall` is the share of the exact ten nearest that are found, over `queries` vectors of the index itself, each left
+    out of its own neighbours. `curve` holds every setting tried; `effort` the one in use (``nprobe`` lists or
+    ``efSearch`` candidates), 0 for an exact scan.
+    """
+
+    kind: str
+    reason: str
+    recall: float = 1.0
+    queries: int = 0
+    parameter: str = ""
+    effort: int = 0
+    bytes_per_vector: float = 0.0
+    build_seconds: float = 0.0
+    curve: tuple[Effort, ...] = ()
+
+    def __str__(self) -> str:
+        if self.kind == "flat":
+            return f"exact scan ({self.reason})"
+        return (
+            f"{self.kind} ({self.reason}), {self.parameter}={self.effort}: recall@{RECALL_AT} {self.recall:.3f} "
+            f"measured on {self.queries} of its own vectors, {self.bytes_per_vector:.0f} bytes a vector"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field as JSON knows it; :meth:`from_dict` is the way back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, facts: Mapping[str, Any]) -> IndexReport:
+        """The report that :meth:`to_dict` described."""
+        return cls(**{**facts, "curve": tuple(Effort(**row) for row in facts["curve"])})
+
+
+def choose_kind(count: int) -> tuple[Kind, str]:
+    """The structure for `count` vectors, and the reason in a few words.
+
+    >>> choose_kind(5_000)
+    ('flat', '5,000 vectors, at most 200,000 are scanned one by one')
+    """
+    if count <= FLAT_UP_TO:
+        return "flat", f"{count:,} vectors, at most {FLAT_UP_TO:,} are scanned one by one"
+    return "ivf-sq8", f"{count:,} vectors, more than the {FLAT_UP_TO:,} that are scanned one by one"
+
+
+class Structure:
+    """An approximate index of FAISS over the rows of one array. Made by :func:`build_structure`.
+
+    `keeps_vectors` says that its scores are exact inner products, not those of shortened codes.
+    """
+
+    def __init__(self, kind: str, index: Any) -> None:
+        self.kind = kind
+        self.keeps_vectors = kind in _KEEPS_VECTORS
+        self._index = index
+
+    def __len__(self) -> int:
+        return int(self._index.ntotal)
+
+    @property
+    def parameter(self) -> str:
+        """The name that FAISS gives to the effort of a search."""
+        return "efSearch" if self.kind == "hnsw" else "nprobe"
+
+    @property
+    def most_effort(self) -> int:
+        """The effort beyond which nothing more is found."""
+        return len(self) if self.kind == "hnsw" else int(self._index.nlist)
+
+    @property
+    def bytes_per_vector(self) -> float:
+        """Memory of codes, links and row numbers, each over the number of vectors."""
+        if self.kind == "hnsw":
+            links = 4 * self._index.hnsw.neighbors.size() / max(1, len(self))
+            return float(self._index.storage.sa_code_size() + links + 8)
+        return float(self._index.code_size + 8)
+
+    def search(
+        self,
+        queries: NDArray[np.float32],
+        count: int,
+        *,
+        effort: int,
+        allowed: NDArray[np.bool_] | None = None,
+    ) -> Ranking:
+        """Find about the `count` nearest rows of each query, among the rows `allowed` [n]: [queries, count]."""
+        faiss = faiss_module()
+        selector = None
+        if allowed is not None:
+            bits = np.packbits(allowed, bitorder="little")
+            selector = faiss.IDSelectorBitmap(bits)
+        if self.kind == "hnsw":
+            options = faiss.SearchParametersHNSW(efSearch=max(effort, count), sel=selector)
+        elif self.kind == "ivf-rabitq":
+            options = faiss.IVFRaBitQSearchParameters(nprobe=effort, sel=selector)
+        else:
+            options = faiss.SearchParametersIVF(nprobe=effort, sel=selector)
+        scores, rows = self._index.search(queries, count, params=options)
+        return Ranking(scores, rows)
+
+    def save(self, path: Path) -> None:
+        """Write the structure to one file."""
+        faiss_module().write_index(self._index, str(path))
+
+    @classmethod
+    def open(cls, kind: str, path: Path, *, dim: int, count: int) -> Structure:
+        """Map the file that :meth:`save` wrote into memory: processes that open it share what they read of it.
+
+        Raises
+        ------
+        IndexUnusable
+            The file holds no structure of this `kind` over `count` vectors of `dim` dimensions.
+        """
+        faiss = faiss_module()
+        try:
+            index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+        except RuntimeError as error:
+            raise IndexUnusable(
+                f"{path.name} is no readable vector index; build the index again"
+            ) from error
+        is_ip = index.metric_type == faiss.METRIC_INNER_PRODUCT
+        if not is_ip or (index.d, index.ntotal) != (dim, count) or _kind_of(index) != kind:
+            raise IndexUnusable(
+                f"{path.name} is not the {kind} index of {count} vectors by inner product that was promised; "
+                "build the index again"
+            )
+        return cls(kind, index)
+
+
+def build_structure(
+    kind: Kind, vectors: NDArray[np.float32], *, seed: int = 0, block: int = _BLOCK
+) -> Structure:
+    """A structure over `vectors` [n, dim], trained on a sample and filled `block` rows at a time.
+
+    >>> vectors = np.random.default_rng(0).standard_normal((500, 16)).astype(np.float32)
+    >>> len(build_structure("ivf-sq8", vectors))
+    500
+    """
+    faiss = faiss_module()
+    count, dim = vectors.shape
+    lists = max(1, min(int(4 * np.sqrt(count)), count // 39))
+    if kind not in _FACTORY:
+        raise ValueError(f"kind={kind!r} is no structure; use one of {', '.join(_FACTORY)}")
+    index = faiss.index_factory(dim, _FACTORY[kind].format(lists=lists), faiss.METRIC_INNER_PRODUCT)
+    if not index.is_trained:
+        rows = np.random.default_rng(seed).permutation(count)[: _TRAINING_PER_LIST * lists]
+        index.train(np.ascontiguousarray(vectors[np.sort(rows)]))
+    for start in range(0, count, block):
+        index.add(np.ascontiguousarray(vectors[start : start + block]))
+    return Structure(kind, index)
+
+
+def tune(
+    structure: Structure,
+    vectors: NDArray[np.float32],
+    *,
+    target: float = 0.95,
+    queries: int = TUNING_QUERIES,
+    seed: int = 0,
+) -> tuple[Effort, ...]:
+    """Measure ever more effort until recall@10 reaches `target`: every setting tried, the chosen one last.
+
+    The queries are rows of `vectors`, each left out of its own neighbours; the truth is an exact scan.
+    """
+    picked = np.random.default_rng(seed).permutation(len(vectors))[:queries]
+    asked = np.ascontiguousarray(vectors[np.sort(picked)])
+    own = np.sort(picked)
+    k = min(RECALL_AT, len(vectors) - 1)
+    truth = _without(scan(vectors, asked, k + 1).rows, own, k)
+
+    def measured(effort: int) -> Effort:
+        begun = time.perf_counter()
+        found = near_rows(structure, vectors, asked, k + 1, effort=effort)
+        seconds = time.perf_counter() - begun
+        rows = _without(found.rows, own, k)
+        hits = sum(len(set(a) & set(b)) for a, b in zip(rows.tolist(), truth.tolist(), strict=True))
+        return Effort(effort, hits / max(1, truth.size), 1e3 * seconds / len(asked))
+
+    most = structure.most_effort
+    tried = [measured(min(16 if structure.kind == "hnsw" else 1, most))]
+    while tried[-1].recall < target and tried[-1].value < most:
+        tried.append(measured(min(2 * tried[-1].value, most)))
+    reached = tried[-1]
+    below = tried[-2].value if len(tried) > 1 else reached.value
+    for value in sorted({below + (reached.value - below) * n // 4 for n in (1, 2, 3)}):
+        if below < value < reached.value:
+            between = measured(value)
+            tried.insert(-1, between)
+            if between.recall >= target:
+                return (*(e for e in tried if e is not between), between)
+    return tuple(tried)
+
+
+def near_rows(
+    structure: Structure,
+    vectors: NDArray[np.float32],
+    queries: NDArray[np.float32],
+    k: int,
+    *,
+    effort: int,
+    allowed: NDArray[np.bool_] | None = None,
+) -> Ranking:
+    """The `k` best of the structure's candidates by their exact inner product with `vectors`: [queries, k]."""
+    if structure.keeps_vectors:
+        return structure.search(queries, k, effort=effort, allowed=allowed)
+    count = min(_REFINE * k, len(structure))
+    rows = structure.search(queries, count, effort=effort, allowed=allowed).rows
+    scores = np.empty(rows.shape, dtype=np.float32)
+    step = max(1, _BLOCK // max(1, count))
+    for start in range(0, len(queries), step):
+        part = slice(start, start + step)
+        scores[part] = np.einsum("qd,qkd->qk", queries[part], vectors[np.maximum(rows[part], 0)])
+    scores[rows < 0] = -np.inf
+    order = np.lexsort((rows, -scores), axis=-1)[:, :k]
+    return Ranking(np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1))
+
+
+def scan(vectors: NDArray[np.float32], queries: NDArray[np.float32], k: int) -> Ranking:
+    """The `k` rows of `vectors` with the largest inner products, exact, no index needed: [queries, k]."""
+    faiss = faiss_module()
+    scores, rows = faiss.knn(queries, vectors, k, metric=faiss.METRIC_INNER_PRODUCT)
+    return Ranking(scores, rows)
+
+
+def scan_rows(
+    vectors: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    queries: NDArray[np.float32],
+    k: int,
+) -> Ranking:
+    """The `k` best of `rows` alone, exact, read a block at a time: [queries, min(k, rows)]."""
+    best: list[Ranking] = []
+    for start in range(0, len(rows), _BLOCK):
+        part = rows[start : start + _BLOCK]
+        block = np.ascontiguousarray(vectors[part])
+        found = fetched(partial(scan, block), block, queries, min(k, len(part)))
+        best.append(Ranking(found.scores, part[found.rows]))
+    scores, found_rows = merged(best, queries, lambda found: vectors[found])
+    return Ranking(scores[:, :k], found_rows[:, :k])
+
+
+def fetched(
+    fetch: Fetch,
+    vectors: NDArray[np.float32],
+    queries: NDArray[np.float32],
+    k: int,
+    *,
+    may: NDArray[np.bool_] | None = None,
+    is_exact: bool = True,
+    otherwise: Callable[[NDArray[np.float32]], Ranking] | None = None,
+) -> Ranking:
+    """The `k` best rows of `vectors` that `may` be found, by asking `fetch` for more than needed: [queries, k].
+
+    An exact fetch also looks past nearly equal scores at the end, for which of them FAISS returns is left open. Queries
+    that still lack rows ask ``otherwise`` if given, else again for twice as many: all in the end, if exact.
+    """
+    if may is None and not is_exact:
+        return fetch(queries, k)
+    share = 1.0 if may is None else float(may.mean())
+    depth = min(len(vectors), k + 1 if may is None else int((k + _SPARE) / share) + 1)
+    most = len(vectors) if is_exact else min(len(vectors), 4 * depth)
+    scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
+    rows = np.full((len(queries), k), -1, dtype=np.int64)
+    pending = np.arange(len(queries))
+    while pending.size:
+        asked = queries if len(pending) == len(queries) else queries[pending]
+        found = fetch(asked, depth)
+        last = found.scores[:, -1]
+        if is_exact:
+            found = settled(found, asked, lambda rows: vectors[rows])
+        keep = found.rows >= 0
+        if may is not None:
+            keep &= may[np.maximum(found.rows, 0)]
+        if keep.all():
+            best = Ranking(found.scores[:, :k], found.rows[:, :k])
+        else:
+            order = np.argsort(~keep, axis=1, kind="stable")[:, :k]
+            gone = ~np.take_along_axis(keep, order, 1)
+            best = Ranking(
+                np.where(gone, -np.inf, np.take_along_axis(found.scores, order, 1)),
+                np.where(gone, -1, np.take_along_axis(found.rows, order, 1)),
+            )
+        done = best.rows[:, k - 1] >= 0
+        if is_exact:
+            done &= best.scores[:, k - 1] > last + _nearly(last)
+        if depth >= most:
+            done[:] = True
+        if done.all() and len(done) == len(queries):
+            return best
+        scores[pending[done]], rows[pending[done]] = best.scores[done], best.rows[done]
+        pending = pending[~done]
+        if pending.size and otherwise is not None and may is not None:
+            scores[pending], rows[pending] = otherwise(queries[pending])
+            break
+        depth = min(most, 2 * depth)
+    return Ranking(scores, rows)
+
+
+def settled(
+    ranking: Ranking,
+    queries: NDArray[np.float32],
+    vectors_at: Callable[[NDArray[np.int64]], NDArray[np.float32]],
+) -> Ranking:
+    """`ranking` with nearly equal scores computed again in double precision, so that equal vectors tie: by row.
+
+    What single precision makes of one product depends on how many vectors are compared at once.
+    """
+    scores, rows = ranking
+    between = scores[:, :-1] - scores[:, 1:]
+    with np.errstate(invalid="ignore"):
+        close = (between <= _nearly(scores[:, 1:])).any(axis=1)
+    if not close.any():
+        return ranking
+    scores, rows = scores.copy(), rows.copy()
+    for query in np.flatnonzero(close):
+        found = rows[query] >= 0
+        products = vectors_at(rows[query, found]).astype(np.float64) @ queries[query]
+        order = np.lexsort((rows[query, found], -products.astype(np.float32)))
+        scores[query, found] = products[order]
+        rows[query, found] = rows[query, found][order]
+    return Ranking(scores, rows)
+
+
+def _nearly(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """By how much two single-precision products of the same size may differ from each other by rounding."""
+    size = np.maximum(np.abs(scores), np.float32(1))
+    return np.where(np.isfinite(size), np.float32(2e-6) * size, np.float32(0))
+
+
+def merged(
+    rankings: Sequence[Ranking],
+    queries: NDArray[np.float32],
+    vectors_at: Callable[[NDArray[np.int64]], NDArray[np.float32]],
+) -> Ranking:
+    """Several rankings of the same queries as one, settled; rows of -1 come last."""
+    if len(rankings) == 1:
+        return rankings[0]
+    scores = np.concatenate([ranking.scores for ranking in rankings], axis=1)
+    rows = np.concatenate([ranking.rows for ranking in rankings], axis=1)
+    order = np.argsort(-scores, axis=1, kind="stable")
+    together = Ranking(np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1))
+    return settled(together, queries, vectors_at)
+
+
+def faiss_module() -> ModuleType:
+    """FAISS, or an ``ImportError`` that names the extras."""
+    try:
+        import faiss
+    except ImportError as error:
+        raise ImportError(
+            "faiss is missing: install the extra 'cpu' or 'gpu' of this project"
+        ) from error
+    return faiss
+
+
+def _without(rows: NDArray[np.int64], own: NDArray[np.int64], k: int) -> NDArray[np.int64]:
+    """`rows` [queries, k + 1] without each query's own row, or without the last: [queries, k]."""
+    others = rows != own[:, None]
+    others[others.all(axis=1), -1] = False
+    kept: NDArray[np.int64] = rows[others].reshape(len(rows), -1)[:, :k]
+    return kept
+
+
+def _kind_of(index: Any) -> str:
+    faiss = faiss_module()
+    found = faiss.downcast_index(index)
+    classes: Iterable[tuple[str, Any]] = (
+        ("hnsw", faiss.IndexHNSWFlat),
+        ("ivf-flat", faiss.IndexIVFFlat),
+        ("ivf-sq8", faiss.IndexIVFScalarQuantizer),
+        ("ivf-rabitq", faiss.IndexIVFRaBitQ),
+    )
+    return next((kind for kind, cls in classes if isinstance(found, cls)), "")

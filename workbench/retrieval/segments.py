@@ -1,0 +1,286 @@
+"""Documents and their chunks in immutable segments, in memory or in a folder. Knows no search and no encoder.
+
+A folder holds the texts one after another (``texts.utf8``), a line of facts for each document (``documents.jsonl``),
+where both lie (``places.npy``), the ids (``ids.json``), the chunks (``chunks.npy``), and the vectors (``vectors.f32``)
+with a structure over them or none. Everything but the ids is read where it is needed, so opening costs the same for any
+size, and processes that open the same folder share their memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any, Literal, NamedTuple, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workbench.corpus.chunks import Chunk
+from workbench.corpus.documents import Document
+from workbench.retrieval.index import VectorSegment, build_segment
+from workbench.retrieval.index_structures import IndexReport, Kind, Structure
+from workbench.store import sha256_bytes, sync_folder
+
+# `document` counts within the segment, `start` and `stop` characters of its text; `key` is that of what was embedded
+CHUNK = np.dtype(
+    [("document", "<i4"), ("start", "<i8"), ("stop", "<i8"), ("id", "S16"), ("key", "S32")]
+)
+VECTORS, STRUCTURE = "vectors.f32", "structure.faiss"
+FILES = (
+    "texts.utf8",
+    "documents.jsonl",
+    "places.npy",
+    "ids.json",
+    "chunks.npy",
+    VECTORS,
+    STRUCTURE,
+)
+_READ_AT_ONCE = 512  # documents kept that were read from a folder
+
+
+class Prepared(NamedTuple):
+    """A document as a segment takes it: `chunks` [n] of dtype ``CHUNK``, `vectors` [n, dim] or None."""
+
+    document: Document
+    chunks: NDArray[Any]
+    vectors: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segment:
+    """Documents in order, their chunks in order (`chunks` [n] of dtype ``CHUNK``), and the chunks' vectors or none.
+
+    `folder` is where it lies, None in memory.
+    """
+
+    documents: Sequence[Document]
+    ids: Sequence[str]
+    fingerprints: Sequence[str]
+    chunks: NDArray[Any]
+    vectors: VectorSegment | None
+    folder: Path | None = None
+
+    def __len__(self) -> int:
+        return len(self.chunks)
+
+    def chunk(self, row: int) -> Chunk:
+        """The chunk in this row of the segment."""
+        facts = self.chunks[row]
+        document = self.documents[int(facts["document"])]
+        start, stop = int(facts["start"]), int(facts["stop"])
+        return Chunk(document.id, start, stop, document.text[start:stop], facts["id"].decode())
+
+
+def fingerprint(document: Document) -> str:
+    """32 hex digits that change with any fact or character of the document.
+
+    >>> fingerprint(Document("a.txt", "Hello.", "a")) == fingerprint(Document("a.txt", "Hello!", "a"))
+    False
+    """
+    facts = json.dumps(document.to_dict(), sort_keys=True, ensure_ascii=True, default=repr)
+    return sha256_bytes(facts.encode())[:32]
+
+
+def embedding_key(text: str) -> str:
+    """32 hex digits of what is embedded for a chunk: equal keys, equal vectors."""
+    return sha256_bytes(text.encode("utf-8", "surrogatepass"))[:32]
+
+
+def chunk_rows(chunks: Iterable[Chunk], keys: Iterable[str], ordinal: int) -> NDArray[Any]:
+    """The rows of one document's chunks in a segment where it has this `ordinal`."""
+    rows = [
+        (ordinal, chunk.start, chunk.stop, chunk.id.encode(), key.encode())
+        for chunk, key in zip(chunks, keys, strict=True)
+    ]
+    return np.array(rows, dtype=CHUNK)
+
+
+def memory_segment(
+    made: Iterable[Prepared], *, dim: int | None, kind: Kind | Literal["auto"]
+) -> Segment:
+    """A segment in memory, its structure built."""
+    documents: list[Document] = []
+    rows: list[NDArray[Any]] = [np.empty(0, dtype=CHUNK)]
+    vectors: list[NDArray[np.float32]] = []
+    for document, chunks, embedding in made:
+        own = chunks.copy()
+        own["document"] = len(documents)
+        documents.append(document)
+        rows.append(own)
+        if embedding is not None:
+            vectors.append(embedding)
+    held = None
+    if dim is not None:
+        together = np.concatenate([np.empty((0, dim), dtype=np.float32), *vectors])
+        held = build_segment(together, kind=kind)
+    ids = [document.id for document in documents]
+    prints = [fingerprint(document) for document in documents]
+    return Segment(tuple(documents), ids, prints, np.concatenate(rows), held)
+
+
+class SegmentWriter:
+    """Writes one segment into a new folder, document by document, in memory of one document and the chunks' places.
+
+    Nothing can be read before :meth:`finish`; a folder without it is no segment.
+    """
+
+    def __init__(self, folder: Path, *, dim: int | None) -> None:
+        folder.mkdir(parents=True)
+        self.folder, self.dim = folder, dim
+        self._texts: IO[bytes] = (folder / "texts.utf8").open("wb")
+        self._facts: IO[bytes] = (folder / "documents.jsonl").open("wb")
+        self._vectors: IO[bytes] | None = (folder / VECTORS).open("wb") if dim is not None else None
+        self._places: list[tuple[int, int, int, int]] = []
+        self._ids: list[str] = []
+        self._prints: list[str] = []
+        self._chunks: list[NDArray[Any]] = []
+        self._rows = 0
+
+    @property
+    def documents(self) -> int:
+        """Documents written so far."""
+        return len(self._ids)
+
+    @property
+    def rows(self) -> int:
+        """Chunks written so far."""
+        return self._rows
+
+    def add(
+        self, document: Document, chunks: NDArray[Any], vectors: NDArray[np.float32] | None
+    ) -> None:
+        """Append one document with its chunks [n] and their vectors [n, dim]."""
+        text = document.text.encode("utf-8", "surrogatepass")
+        facts = {**document.to_dict(), "text": ""}
+        line = json.dumps(facts, ensure_ascii=True).encode() + b"\n"
+        text_start, line_start = self._texts.tell(), self._facts.tell()
+        self._texts.write(text)
+        self._facts.write(line)
+        self._places.append(
+            (text_start, text_start + len(text), line_start, line_start + len(line))
+        )
+        rows = chunks.copy()
+        rows["document"] = len(self._ids)
+        self._chunks.append(rows)
+        self._rows += len(rows)
+        self._ids.append(document.id)
+        self._prints.append(fingerprint(document))
+        if self._vectors is not None and vectors is not None:
+            self._vectors.write(np.ascontiguousarray(vectors, dtype="<f4").tobytes())
+
+    def finish(self, *, kind: Kind | Literal["auto"] = "auto") -> dict[str, Any]:
+        """Write the rest, build the structure, and tell what :func:`open_segment` must know."""
+        self.close()
+        places = np.array(self._places, dtype=np.int64).reshape(-1, 4)
+        chunks = np.concatenate(self._chunks) if self._chunks else np.empty(0, dtype=CHUNK)
+        np.save(self.folder / "places.npy", places, allow_pickle=False)
+        np.save(self.folder / "chunks.npy", chunks, allow_pickle=False)
+        with (self.folder / "ids.json").open("w", encoding="utf-8") as file:
+            json.dump({"ids": self._ids, "fingerprints": self._prints}, file)
+        facts: dict[str, Any] = {"documents": len(self._ids), "chunks": self._rows}
+        if self.dim is not None:
+            vectors = _mapped_vectors(self.folder, self._rows, self.dim)
+            segment = build_segment(vectors, kind=kind)
+            if segment.structure is not None:
+                segment.structure.save(self.folder / STRUCTURE)
+            facts |= {"dim": self.dim, "index": segment.report.to_dict()}
+        sync_folder(self.folder)
+        return facts
+
+    def close(self) -> None:
+        """Close the files; what was written stays."""
+        for file in (self._texts, self._facts, self._vectors):
+            if file is not None:
+                file.close()
+
+
+def open_segment(folder: Path, facts: Mapping[str, Any]) -> Segment:
+    """The segment that a :class:`SegmentWriter` wrote; `facts` are those that its ``finish`` told."""
+    count, rows = facts["documents"], facts["chunks"]
+    places = np.load(folder / "places.npy", allow_pickle=False)
+    chunks = np.load(folder / "chunks.npy", mmap_mode="r" if rows else None, allow_pickle=False)
+    with (folder / "ids.json").open(encoding="utf-8") as file:
+        names = json.load(file)
+    ids, prints = names["ids"], names["fingerprints"]
+    if places.shape != (count, 4) or chunks.shape != (rows,) or chunks.dtype != CHUNK:
+        raise ValueError(f"{folder.name} holds other documents or chunks than promised")
+    if not len(ids) == len(prints) == count:
+        raise ValueError(f"{folder.name} holds other ids than promised")
+    vectors = None
+    if "dim" in facts:
+        array = _mapped_vectors(folder, rows, facts["dim"])
+        report = IndexReport.from_dict(facts["index"])
+        structure = None
+        if report.kind != "flat":
+            structure = Structure.open(
+                report.kind, folder / STRUCTURE, dim=facts["dim"], count=rows
+            )
+        vectors = VectorSegment(array, report, structure)
+    return Segment(StoredDocuments(folder, places), ids, prints, chunks, vectors, folder)
+
+
+class StoredDocuments(Sequence[Document]):
+    """The documents of a segment's folder, each read when it is asked for."""
+
+    def __init__(self, folder: Path, places: NDArray[np.int64]) -> None:
+        self._places = places
+        self._texts = _mapped_bytes(folder / "texts.utf8")
+        self._facts = _mapped_bytes(folder / "documents.jsonl")
+        self._read = lru_cache(maxsize=_READ_AT_ONCE)(self._read_one)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, ordinal: int) -> Document: ...
+    @overload
+    def __getitem__(self, ordinal: slice) -> Sequence[Document]: ...
+    def __getitem__(self, ordinal: int | slice) -> Document | Sequence[Document]:
+        if isinstance(ordinal, slice):
+            return [self[i] for i in range(*ordinal.indices(len(self)))]
+        if not -len(self) <= ordinal < len(self):
+            raise IndexError(f"document {ordinal} of {len(self)}")
+        return self._read(ordinal % len(self))
+
+    def outline(self, ordinal: int) -> Document:
+        """The document without its text and spans: what a filter looks at."""
+        facts = self._facts_of(ordinal)
+        return Document.from_dict({**facts, "sections": [], "pages": []})
+
+    def _read_one(self, ordinal: int) -> Document:
+        start, stop = self._places[ordinal, :2]
+        text = self._texts[start:stop].tobytes().decode("utf-8", "surrogatepass")
+        return Document.from_dict({**self._facts_of(ordinal), "text": text})
+
+    def _facts_of(self, ordinal: int) -> dict[str, Any]:
+        start, stop = self._places[ordinal, 2:]
+        facts: dict[str, Any] = json.loads(self._facts[start:stop].tobytes())
+        return facts
+
+
+def copied(segment: Segment, ordinals: Iterable[int]) -> Iterator[Prepared]:
+    """Some documents of a segment with their chunks and vectors."""
+    chunks = segment.chunks
+    first = np.searchsorted(chunks["document"], np.arange(len(segment.documents) + 1))
+    for ordinal in ordinals:
+        part = slice(int(first[ordinal]), int(first[ordinal + 1]))
+        vectors = None if segment.vectors is None else segment.vectors.vectors[part]
+        yield Prepared(segment.documents[ordinal], np.asarray(chunks[part]), vectors)
+
+
+def _mapped_vectors(folder: Path, rows: int, dim: int) -> NDArray[np.float32]:
+    path = folder / VECTORS
+    if path.stat().st_size != 4 * rows * dim:
+        raise ValueError(f"{path.name} holds other vectors than {rows} of {dim} dimensions")
+    if not rows:
+        return np.empty((0, dim), dtype=np.float32)
+    return np.memmap(path, dtype="<f4", mode="r", shape=(rows, dim)).view(np.ndarray)
+
+
+def _mapped_bytes(path: Path) -> NDArray[np.uint8]:
+    if not path.stat().st_size:
+        return np.empty(0, dtype=np.uint8)
+    return np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)
