@@ -38,8 +38,8 @@ from workbench.generation.prompts import (
     build_prompt,
 )
 from workbench.retrieval.encoders import load_encoder
-from workbench.retrieval.lexical import LexicalIndex
 from workbench.retrieval.hits import Hit
+from workbench.retrieval.lexical import LexicalIndex
 
 SEED, RESAMPLES = 0, 10_000
 

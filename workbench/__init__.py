@@ -15,6 +15,9 @@ _ROOMS = {
     "read_document": "workbench.corpus.readers",
     "build_retriever": "workbench.retrieval.retrievers",
     "open_retriever": "workbench.retrieval.retrievers",
+    "SearchOptions": "workbench.retrieval.retrievers",
+    "update_index": "workbench.retrieval.building",
+    "load_reranker": "workbench.retrieval.rerank",
     "load_encoder": "workbench.retrieval.encoders",
     "load_generator": "workbench.generation.loading",
     "Sampling": "workbench.generation.options",
@@ -65,7 +68,10 @@ if TYPE_CHECKING:
     from workbench.plots.context import plot_context as plot_context
     from workbench.plots.routing import plot_expert_usage as plot_expert_usage
     from workbench.plots.routing import plot_segment_usage as plot_segment_usage
+    from workbench.retrieval.building import update_index as update_index
     from workbench.retrieval.encoders import load_encoder as load_encoder
+    from workbench.retrieval.rerank import load_reranker as load_reranker
+    from workbench.retrieval.retrievers import SearchOptions as SearchOptions
     from workbench.retrieval.retrievers import build_retriever as build_retriever
     from workbench.retrieval.retrievers import open_retriever as open_retriever
     from workbench.routing.statistics import usage_entropy as usage_entropy

@@ -17,7 +17,7 @@ from workbench.corpus.documents import Document
 from workbench.errors import IndexUnusable, InputError
 from workbench.markup import counted
 from workbench.retrieval.embedding_cache import EmbeddingCache, embedded
-from workbench.retrieval.encoders import Encoder, same_encoder
+from workbench.retrieval.encoders import Encoder, load_encoder, same_encoder
 from workbench.retrieval.index_structures import KINDS, Kind
 from workbench.retrieval.lexical import SETTINGS
 from workbench.retrieval.saved import (
@@ -164,7 +164,7 @@ def update_index(
     folder: str | Path,
     documents: Iterable[Document],
     *,
-    recipe: Recipe,
+    recipe: Recipe | None = None,
     keep_others: bool = False,
     total: int = 0,
     progress: OnProgress | None = None,
@@ -172,10 +172,13 @@ def update_index(
 ) -> Changes:
     """Bring the index in `folder` to hold these documents; only what changed is embedded.
 
-    Documents are read one after another and never held together. Others that the index holds are removed, or kept with
-    `keep_others`. Readers see the old index until the new one is whole. When the process is killed, the next run finds
-    again what was embedded but for at most one batch of 256 chunks. An index that was made with another recipe, or that
-    is damaged, is built anew.
+    `documents` may be a corpus, or a ``CorpusReader`` for one that does not fit into memory: they are taken one after
+    another and never held together. Others that the index holds are removed, or kept with `keep_others`. Without a
+    `recipe` it is that of ``build_retriever``.
+
+    Readers see the old index until the new one is whole. When the process is killed, the next run finds again what was
+    embedded but for at most one batch of 256 chunks. An index that was made with another recipe, or that is damaged, is
+    built anew.
 
     Raises
     ------
@@ -185,8 +188,16 @@ def update_index(
         Another process writes into the folder.
     InputError
         There is no text to index.
+
+    >>> import tempfile
+    >>> eels, cod = Document("eels.md", "Eels are smoked.", "Eels"), Document("cod.md", "Cod is dried.", "Cod")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = update_index(folder, [eels])
+    ...     update_index(folder, [eels, cod])
+    Changes(1 added, 0 replaced, 0 removed, 1 unchanged; 1 chunk embedded, 0 known)
     """
     home = Path(folder)
+    recipe = recipe or Recipe(load_encoder())
     anew = not _is_usable(home, recipe)
     with writing_index(home, anew=anew) as writer:
         old = writer.snapshot or Snapshot(dim=recipe.dim)

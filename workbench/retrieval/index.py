@@ -24,13 +24,18 @@ from workbench.retrieval.index_structures import (
     choose_kind,
     fetched,
     merged,
+    near_equal,
     near_rows,
+    rounding,
     scan,
     scan_rows,
+    settled,
     tune,
 )
 
 _EXACT_SUBSET = 100_000  # rows that a filter leaves and that are still scanned one by one
+_SOME_DEAD = 0.05  # share of deleted rows beyond which a structure is told of them
+_SPARE = 8  # rows fetched beyond those wanted where some of them were deleted
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,6 +75,10 @@ class VectorIndex:
         if len(self.alive) != self._starts[-1]:
             raise ValueError(f"alive must have {self._starts[-1]} rows, got {len(self.alive)}")
         self._alive_counts = [int(self.alive[start:stop].sum()) for start, stop in self._bounds()]
+        self._partly_alive = [  # None where every row of a segment is alive
+            None if count == stop - start else self.alive[start:stop]
+            for count, (start, stop) in zip(self._alive_counts, self._bounds(), strict=True)
+        ]
 
     @classmethod
     def build(
@@ -147,25 +156,86 @@ class VectorIndex:
         if allowed is not None and allowed.shape != (self.rows,):
             raise ValueError(f"allowed must be [{self.rows}] booleans, got {list(allowed.shape)}")
         queries = np.ascontiguousarray(queries, dtype=np.float32)
-        found = []
-        for number, (start, _) in enumerate(self._bounds()):
-            part = self._search_segment(number, queries, k, allowed, exact=exact)
-            if start:
-                part = Ranking(part.scores, np.where(part.rows >= 0, part.rows + start, -1))
-            found.append(part)
-        scores, rows = found[0] if len(found) == 1 else merged(found, queries, self.vectors)
-        best = Ranking(scores[:, :k], rows[:, :k])
-        missing = k - best.rows.shape[1]
-        if missing > 0:
-            gap = ((0, 0), (0, missing))
-            return Ranking(
-                np.pad(best.scores, gap, constant_values=-np.inf),
-                np.pad(best.rows, gap, constant_values=-1),
+        if exact or allowed is not None:
+            return self._careful(queries, k, allowed, exact=exact)
+        best, is_done = self._quick(queries, k)
+        if not is_done.all():
+            scores, rows = best.scores.copy(), best.rows.copy()
+            scores[~is_done], rows[~is_done] = self._careful(
+                queries[~is_done], k, None, exact=False
             )
+            best = Ranking(scores, rows)
         return best
 
     def _bounds(self) -> list[tuple[int, int]]:
         return list(zip(self._starts[:-1], self._starts[1:], strict=True))
+
+    def _quick(self, queries: NDArray[np.float32], k: int) -> tuple[Ranking, NDArray[np.bool_]]:
+        """The `k` best rows among some more of each segment than needed, and for which queries that settles it.
+
+        It does when the last row that was fetched of every scanned segment is clearly worse than the last hit: then no
+        row that was not fetched can be better.
+        """
+        parts: list[Ranking] = []
+        floors: list[NDArray[np.float32]] = []
+        for segment, start, alive in zip(
+            self.segments, self._starts, self._partly_alive, strict=False
+        ):
+            count = len(segment)
+            dead = 0.0 if alive is None else 1 - self._alive_counts[len(parts)] / count
+            depth = min(count, k + 1 + (0 if alive is None else int(2 * k * dead) + _SPARE))
+            if segment.structure is None:
+                scores, rows = scan(segment.vectors, queries, depth)
+                if depth < count:
+                    floors.append(scores[:, -1].copy())
+                rows += start
+            else:
+                scores, rows = near_rows(
+                    segment.structure,
+                    segment.vectors,
+                    queries,
+                    depth,
+                    effort=segment.report.effort,
+                    allowed=alive if dead > _SOME_DEAD else None,
+                )
+                rows[rows >= 0] += start
+            if alive is not None:
+                scores[~self.alive[rows]] = -np.inf
+            parts.append(Ranking(scores, rows))
+        scores, rows = parts[0]
+        if len(parts) > 1 or self._partly_alive[0] is not None:
+            scores = np.concatenate([part.scores for part in parts], axis=1)
+            rows = np.concatenate([part.rows for part in parts], axis=1)
+            order = np.argsort(-scores, axis=1, kind="stable")
+            each = np.arange(len(queries))[:, None]
+            scores, rows = scores[each, order], rows[each, order]
+        close = near_equal(scores[:, : k + 1])
+        is_done = scores[:, k - 1] > -np.inf
+        for floor in floors:
+            is_done &= floor < scores[:, k - 1] - rounding(scores[:, k - 1])
+        if close.any():
+            scores, rows = settled(Ranking(scores, rows), queries, self.vectors)
+        return Ranking(scores[:, :k], rows[:, :k]), is_done
+
+    def _careful(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        allowed: NDArray[np.bool_] | None,
+        *,
+        exact: bool,
+    ) -> Ranking:
+        """The `k` best rows, found segment by segment until each is sure of its own."""
+        found = []
+        for number, start in enumerate(self._starts[:-1]):
+            scores, rows = self._search_segment(number, queries, k, allowed, exact=exact)
+            found.append(Ranking(scores, np.where(rows >= 0, rows + start, -1)))
+        scores, rows = merged(found, queries, self.vectors)
+        gap = ((0, 0), (0, max(0, k - rows.shape[1])))
+        return Ranking(
+            np.pad(scores[:, :k], gap, constant_values=-np.inf),
+            np.pad(rows[:, :k], gap, constant_values=-1),
+        )
 
     def _search_segment(
         self,
@@ -178,9 +248,8 @@ class VectorIndex:
     ) -> Ranking:
         segment, (start, stop) = self.segments[number], self._bounds()[number]
         alive = self.alive[start:stop]
-        has_dead = self._alive_counts[number] < len(segment)
         may = alive if allowed is None else alive & allowed[start:stop]
-        left = self._alive_counts[number] if allowed is None else int(may.sum())
+        left = int(may.sum())
         k = min(k, left)
         if not k:
             empty = np.empty((len(queries), 0))
@@ -189,35 +258,16 @@ class VectorIndex:
         if structure is None or exact or left <= (_EXACT_SUBSET if allowed is not None else k):
             if left < len(segment) / 2:
                 return scan_rows(segment.vectors, np.flatnonzero(may), queries, k)
-            return fetched(
-                lambda asked, depth: scan(segment.vectors, asked, depth),
-                segment.vectors,
-                queries,
-                k,
-                may=may if left < len(segment) else None,
-                otherwise=lambda asked: scan_rows(segment.vectors, np.flatnonzero(may), asked, k),
-            )
-        effort = segment.report.effort
-        if allowed is None and left >= 0.95 * len(segment):
-            found = fetched(
-                lambda asked, depth: near_rows(
-                    structure, segment.vectors, asked, depth, effort=effort
-                ),
-                segment.vectors,
-                queries,
-                k,
-                may=may if has_dead else None,
-                is_exact=False,
-            )
-        else:
-            found = near_rows(
-                structure,
-                segment.vectors,
-                queries,
-                k,
-                effort=min(structure.most_effort, effort * min(8, -(-len(segment) // left))),
-                allowed=may,
-            )
+            return fetched(segment.vectors, queries, k, may=may if left < len(segment) else None)
+        effort = segment.report.effort * min(8, -(-len(segment) // left))
+        found = near_rows(
+            structure,
+            segment.vectors,
+            queries,
+            k,
+            effort=min(structure.most_effort, effort),
+            allowed=may,
+        )
         short = (found.rows < 0).any(axis=1)
         if short.any():  # too little was looked at: these few are compared with every row
             full = scan_rows(segment.vectors, np.flatnonzero(may), queries[short], k)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, NamedTuple, get_args
@@ -48,9 +47,6 @@ class Ranking(NamedTuple):
 
     scores: NDArray[np.float32]
     rows: NDArray[np.int64]
-
-
-Fetch = Callable[[NDArray[np.float32], int], Ranking]  # the best so many rows of each query
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +159,7 @@ class Structure:
         else:
             options = faiss.SearchParametersIVF(nprobe=effort, sel=selector)
         scores, rows = self._index.search(queries, count, params=options)
+        scores[rows < 0] = -np.inf
         return Ranking(scores, rows)
 
     def save(self, path: Path) -> None:
@@ -300,66 +297,47 @@ def scan_rows(
     for start in range(0, len(rows), _BLOCK):
         part = rows[start : start + _BLOCK]
         block = np.ascontiguousarray(vectors[part])
-        found = fetched(partial(scan, block), block, queries, min(k, len(part)))
+        found = fetched(block, queries, min(k, len(part)))
         best.append(Ranking(found.scores, part[found.rows]))
     scores, found_rows = merged(best, queries, lambda found: vectors[found])
     return Ranking(scores[:, :k], found_rows[:, :k])
 
 
 def fetched(
-    fetch: Fetch,
     vectors: NDArray[np.float32],
     queries: NDArray[np.float32],
     k: int,
     *,
     may: NDArray[np.bool_] | None = None,
-    is_exact: bool = True,
-    otherwise: Callable[[NDArray[np.float32]], Ranking] | None = None,
 ) -> Ranking:
-    """The `k` best rows of `vectors` that `may` be found, by asking `fetch` for more than needed: [queries, k].
+    """The `k` best rows of `vectors`, of those that `may` be found, by an exact scan: [queries, k].
 
-    An exact fetch also looks past nearly equal scores at the end, for which of them FAISS returns is left open. Queries
-    that still lack rows ask ``otherwise`` if given, else again for twice as many: all in the end, if exact.
+    Some more are fetched than needed, and twice as many again for queries where that leaves it open which ones are
+    best: FAISS returns any of equal scores, and some rows may not be found.
     """
-    if may is None and not is_exact:
-        return fetch(queries, k)
     share = 1.0 if may is None else float(may.mean())
     depth = min(len(vectors), k + 1 if may is None else int((k + _SPARE) / share) + 1)
-    most = len(vectors) if is_exact else min(len(vectors), 4 * depth)
     scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
     rows = np.full((len(queries), k), -1, dtype=np.int64)
     pending = np.arange(len(queries))
     while pending.size:
-        asked = queries if len(pending) == len(queries) else queries[pending]
-        found = fetch(asked, depth)
+        found = scan(vectors, queries[pending], depth)
         last = found.scores[:, -1]
-        if is_exact:
-            found = settled(found, asked, lambda rows: vectors[rows])
-        keep = found.rows >= 0
-        if may is not None:
-            keep &= may[np.maximum(found.rows, 0)]
-        if keep.all():
-            best = Ranking(found.scores[:, :k], found.rows[:, :k])
-        else:
-            order = np.argsort(~keep, axis=1, kind="stable")[:, :k]
-            gone = ~np.take_along_axis(keep, order, 1)
-            best = Ranking(
-                np.where(gone, -np.inf, np.take_along_axis(found.scores, order, 1)),
-                np.where(gone, -1, np.take_along_axis(found.rows, order, 1)),
-            )
-        done = best.rows[:, k - 1] >= 0
-        if is_exact:
-            done &= best.scores[:, k - 1] > last + _nearly(last)
-        if depth >= most:
-            done[:] = True
-        if done.all() and len(done) == len(queries):
-            return best
-        scores[pending[done]], rows[pending[done]] = best.scores[done], best.rows[done]
-        pending = pending[~done]
-        if pending.size and otherwise is not None and may is not None:
-            scores[pending], rows[pending] = otherwise(queries[pending])
-            break
-        depth = min(most, 2 * depth)
+        found = settled(found, queries[pending], lambda rows: vectors[rows])
+        keep = np.ones(found.rows.shape, dtype=bool) if may is None else may[found.rows]
+        order = np.argsort(~keep, axis=1, kind="stable")[:, :k]
+        gone = ~np.take_along_axis(keep, order, 1)
+        best = Ranking(
+            np.where(gone, -np.inf, np.take_along_axis(found.scores, order, 1)),
+            np.where(gone, -1, np.take_along_axis(found.rows, order, 1)),
+        )
+        kth = best.scores[:, k - 1]
+        is_done = (best.rows[:, k - 1] >= 0) & (kth > last + rounding(last))
+        if depth >= len(vectors):
+            is_done[:] = True
+        scores[pending[is_done]], rows[pending[is_done]] = (part[is_done] for part in best)
+        pending = pending[~is_done]
+        depth = min(len(vectors), 2 * depth)
     return Ranking(scores, rows)
 
 
@@ -372,26 +350,32 @@ def settled(
 
     What single precision makes of one product depends on how many vectors are compared at once.
     """
-    scores, rows = ranking
-    between = scores[:, :-1] - scores[:, 1:]
-    with np.errstate(invalid="ignore"):
-        close = (between <= _nearly(scores[:, 1:])).any(axis=1)
+    close = near_equal(ranking.scores)
     if not close.any():
         return ranking
-    scores, rows = scores.copy(), rows.copy()
+    scores, rows = ranking.scores.copy(), ranking.rows.copy()
     for query in np.flatnonzero(close):
         found = rows[query] >= 0
         products = vectors_at(rows[query, found]).astype(np.float64) @ queries[query]
+        products[np.isneginf(scores[query, found])] = -np.inf
         order = np.lexsort((rows[query, found], -products.astype(np.float32)))
         scores[query, found] = products[order]
         rows[query, found] = rows[query, found][order]
     return Ranking(scores, rows)
 
 
-def _nearly(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """By how much two single-precision products of the same size may differ from each other by rounding."""
-    size = np.maximum(np.abs(scores), np.float32(1))
-    return np.where(np.isfinite(size), np.float32(2e-6) * size, np.float32(0))
+def near_equal(scores: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """For which queries two neighbouring scores [queries, n] may differ by rounding alone."""
+    if scores.shape[1] < 2:
+        return np.zeros(len(scores), dtype=bool)
+    with np.errstate(invalid="ignore"):  # two that are -inf
+        close = scores[:, :-1] - scores[:, 1:] <= rounding(scores[:, :1])
+    return np.asarray(close.any(axis=1))
+
+
+def rounding(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """By how much two single-precision products of this size may differ from each other by rounding."""
+    return np.float32(2e-6) * np.maximum(np.abs(scores), np.float32(1))
 
 
 def merged(

@@ -54,7 +54,7 @@ class CrossEncoderReranker:
             return np.empty(0, dtype=np.float32)
         pairs = [(question, text) for text in texts]
         with self._lock:
-            limit = self._model.max_length
+            limit = self._model.max_seq_length
             if limit is not None:
                 found = self._model.tokenizer(pairs, truncation=False, verbose=False)["input_ids"]
                 self.cut_texts += sum(len(ids) > limit for ids in found)

@@ -1,0 +1,278 @@
+"""Filters, fusion, expansion, reranking, variety and explanations of a retriever's hits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from workbench.corpus.documents import Corpus, Document, Page, Section
+from workbench.errors import CheckpointError
+from workbench.retrieval.encoders import SentenceEncoder
+from workbench.retrieval.fusion import fuse_by_rank, fuse_by_score, varied
+from workbench.retrieval.index_structures import Ranking
+from workbench.retrieval.rerank import load_reranker
+from workbench.retrieval.retrievers import (
+    Retriever,
+    SearchOptions,
+    build_retriever,
+    open_retriever,
+)
+
+
+def fish(n: int) -> Document:
+    text = f"Fish {n} is sold on day {n % 7}.\n\nIts price is {n} crowns.\n"
+    language = ("en", "de", "fr")[n % 3]
+    pages = (Page(1, 0, text.index("Its")), Page(2, text.index("Its"), len(text)))
+    sections = (Section("Sale", 1, 0, len(text)),) if n % 2 else ()
+    return Document(
+        f"{'even' if n % 2 == 0 else 'odd'}/{n}.txt",
+        text,
+        f"Fish {n}",
+        sections=sections,
+        pages=pages,
+        language=language,
+        metadata={"year": 1990 + n, "tags": ["old"] if n < 15 else ["new", "cold"]},
+    )
+
+
+@pytest.fixture(scope="module")
+def market(encoder: SentenceEncoder) -> Retriever:
+    corpus = Corpus(tuple(fish(n) for n in range(30)))
+    return build_retriever(corpus, encoder=encoder, max_tokens=10)
+
+
+@pytest.fixture(scope="module")
+def kept(market: Retriever, encoder: SentenceEncoder, tmp_path_factory: Any) -> Retriever:
+    """The same in a folder, with another segment and deleted documents that match every filter below."""
+    folder = tmp_path_factory.mktemp("kept") / "index"
+    first = build_retriever(
+        Corpus(tuple(fish(n) for n in range(20))), encoder=encoder, max_tokens=10
+    )
+    first.add([Document(f"odd/x{n}.txt", "Gone.", "", metadata={"year": 2000}) for n in range(3)])
+    first.add([fish(n) for n in range(20, 30)])
+    first.delete([f"odd/x{n}.txt" for n in range(3)])
+    first.save(folder)
+    return open_retriever(folder, encoder=encoder)
+
+
+WHERE: list[tuple[Any, Any]] = [
+    ({"language": "de"}, lambda n, page: n % 3 == 1),
+    ({"document": {"$glob": "odd/*"}}, lambda n, page: n % 2 == 1),
+    ({"page": 2}, lambda n, page: page == 2),
+    ({"section": "Sale", "page": {"$lt": 2}}, lambda n, page: n % 2 == 1 and page == 1),
+    ({"year": {"$gte": 2015}}, lambda n, page: n >= 25),
+    ({"tags": "cold", "title": {"$ne": "Fish 20"}}, lambda n, page: n >= 15 and n != 20),
+    ({"metadata.year": 1993}, lambda n, page: n == 3),
+    ({"language": "es"}, lambda n, page: False),
+]
+
+
+@pytest.mark.parametrize("mode", ["dense", "lexical", "hybrid"])
+@pytest.mark.parametrize(("where", "holds"), WHERE)
+def test_a_filter_finds_all_that_match_and_nothing_else(
+    where: Any, holds: Any, mode: Any, market: Retriever, kept: Retriever
+) -> None:
+    for retriever in (market, kept):
+        wanted = {(n, page) for n in range(30) for page in (1, 2) if holds(n, page)}
+        question = "fish price sold day crowns"
+        hits = retriever.search(question, k=60, mode=mode, where=where)
+        found = {
+            (int(Path(h.chunk.document_id).stem), 1 if "sold" in h.chunk.text else 2) for h in hits
+        }
+        assert found == wanted and len(hits) == len(wanted)
+        assert [hit.rank for hit in hits] == list(range(1, len(hits) + 1))
+        everything = retriever.search(question, k=60, mode=mode)
+        if mode != "hybrid":  # scores do not depend on the filter
+            scores = {hit.chunk: hit.score for hit in everything}
+            assert [h.score for h in hits] == pytest.approx([scores[h.chunk] for h in hits])
+
+
+def test_unknown_fields_and_bad_filters_are_named(market: Retriever) -> None:
+    with pytest.raises(ValueError, match="no document has the field 'langauge'; perhaps language"):
+        market.search("fish", where={"langauge": "de"})
+    with pytest.raises(ValueError, match=r"year: '\$near' is no operator"):
+        market.search("fish", where={"year": {"$near": 3}})
+    assert market.fields == [
+        "document", "title", "language", "format", "page", "section", "year", "tags",
+    ]  # fmt: skip
+
+
+def test_fusion_by_rank_and_score_follow_their_formulas() -> None:
+    dense = Ranking(np.array([0.9, 0.5, 0.4]), np.array([4, 2, 7]))
+    words = Ranking(np.array([8.0, 2.0]), np.array([7, 9]))
+    by_rank = fuse_by_rank([dense, words], weights=[2.0, 1.0])
+    expected = {4: 2 / 61, 2: 2 / 62, 7: 2 / 63 + 1 / 61, 9: 1 / 62}
+    assert dict(zip(by_rank.rows.tolist(), by_rank.scores.tolist(), strict=True)) == pytest.approx(
+        expected
+    )
+    assert by_rank.rows.tolist() == [7, 4, 2, 9]
+    by_score = fuse_by_score([dense, words], weights=[3.0, 1.0])
+    expected = {4: 0.75, 2: 0.75 * 0.2, 7: 0.25, 9: 0.0}
+    assert dict(
+        zip(by_score.rows.tolist(), by_score.scores.tolist(), strict=True)
+    ) == pytest.approx(expected)
+    with pytest.raises(ValueError, match="must be 2 numbers, none below 0"):
+        fuse_by_rank([dense, words], weights=[1.0, -1.0])
+    with pytest.raises(ValueError, match="not all 0"):
+        fuse_by_score([dense, words], weights=[0.0, 0.0])
+
+
+def test_weights_move_hybrid_hits_to_one_voter(market: Retriever) -> None:
+    question = "What does fish 12 cost?"
+    only = SearchOptions(weights={"dense": 0.0})
+    by_words = market.search(question, k=3, options=only)
+    lexical = market.search(question, k=3, mode="lexical")
+    assert [h.chunk for h in by_words] == [h.chunk for h in lexical]
+    by_score = market.search(question, k=3, options=SearchOptions(fusion="score"))
+    assert 0 < by_score[0].score <= 1
+    with pytest.raises(ValueError, match="weights names 'bm25'"):
+        SearchOptions(weights={"bm25": 1.0})
+    with pytest.raises(ValueError, match="fusion='max' is not known"):
+        SearchOptions(fusion="max")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="diversity=2 is outside 0"):
+        SearchOptions(diversity=2)
+    with pytest.raises(ValueError, match="candidates=0 is no number"):
+        SearchOptions(candidates=0)
+
+
+def test_an_expansion_votes_and_says_what_it_asked(market: Retriever) -> None:
+    def expand(question: str) -> Sequence[str]:
+        return [question, "  ", "Fish 17 crowns", "Fish 17 crowns"]
+
+    hits = market.search("seventeen", k=5, mode="lexical", options=SearchOptions(expand=expand))
+    assert "17" in hits[0].chunk.text
+    assert {vote.query for hit in hits for vote in hit.votes} == {"Fish 17 crowns"}
+    plain = market.search("Fish 17 crowns", k=5, mode="lexical")
+    assert [h.chunk for h in hits] == [h.chunk for h in plain]
+
+
+def test_variety_chooses_unlike_passages(market: Retriever) -> None:
+    question = "What is the price of a fish?"
+    plain = market.search(question, k=10, mode="dense")
+    mixed = market.search(question, k=10, mode="dense", options=SearchOptions(diversity=0.8))
+    assert mixed[0].chunk == plain[0].chunk
+
+    def likeness(hits: Any) -> float:
+        vectors = market.encoder.encode([hit.chunk.text for hit in hits])
+        return float((vectors @ vectors.T)[np.triu_indices(len(hits), 1)].mean())
+
+    assert likeness(mixed) < likeness(plain)
+    with pytest.raises(ValueError, match="outside 0"):
+        varied(np.ones(2), np.eye(2, dtype=np.float32), 1, diversity=-1)
+
+
+@pytest.fixture(scope="module")
+def cross_encoder(embedded_folder: Path, tmp_path_factory: Any) -> Path:
+    """A tiny cross-encoder with random weights and the words of MiniLM."""
+    import torch
+    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+    folder: Path = tmp_path_factory.mktemp("cross") / "tiny-cross"
+    tokenizer = AutoTokenizer.from_pretrained(embedded_folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        num_labels=1,
+        max_position_embeddings=64,
+        initializer_range=0.5,
+    )
+    BertForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.model_max_length = 64
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_reranker_orders_the_candidates_by_its_own_scores(
+    market: Retriever, cross_encoder: Path
+) -> None:
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    reranker = load_reranker(cross_encoder, device="cpu")
+    question = "What does fish 12 cost?"
+    options = SearchOptions(reranker=reranker, candidates=20)
+    hits = market.search(question, k=20, options=options)
+    model = AutoModelForSequenceClassification.from_pretrained(cross_encoder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(cross_encoder)
+    with torch.inference_mode():
+        pairs = tokenizer(
+            [question] * 20, [h.chunk.text for h in hits], return_tensors="pt", padding=True
+        )
+        scores = torch.sigmoid(model(**pairs).logits[:, 0]).tolist()
+    assert [hit.score for hit in hits] == pytest.approx(scores, abs=1e-5)
+    assert scores == sorted(scores, reverse=True)
+    assert [hit.votes[-1].retriever for hit in hits] == ["reranker"] * 20
+    assert [hit.votes[-1].rank for hit in hits] == list(range(1, 21))
+    plain = market.search(question, k=20, options=SearchOptions(candidates=20))
+    assert len({h.chunk for h in plain} - {h.chunk for h in hits}) <= 20
+    assert reranker.cut_texts == 0
+    reranker.score(question, ["word " * 200, "short"])
+    assert reranker.cut_texts == 1
+
+
+def test_a_reranker_that_cannot_be_loaded_is_one_sentence(
+    tmp_path: Path, embedded_folder: Path
+) -> None:
+    with pytest.raises(CheckpointError, match="no reranker at '/nowhere'"):
+        load_reranker("/nowhere")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
+    with pytest.raises(CheckpointError, match="holds no safetensors weights"):
+        load_reranker(tmp_path)
+
+
+def test_a_broken_reranker_is_refused(market: Retriever) -> None:
+    class Broken:
+        name = "broken"
+
+        def score(self, question: str, texts: Sequence[str]) -> np.ndarray:
+            return np.full(len(texts), np.nan, dtype=np.float32)
+
+    with pytest.raises(ValueError, match="the reranker 'broken' gave no finite score"):
+        market.search("fish", options=SearchOptions(reranker=Broken()))
+
+
+def test_an_explanation_adds_up(market: Retriever) -> None:
+    question = "Which fish costs 12 crowns?"
+    for hit in market.search(question, k=5):
+        why = market.explain(hit, question)
+        votes = {vote.retriever: vote for vote in hit.votes}
+        if "lexical" in votes:
+            assert sum(why.words.values()) == pytest.approx(why.bm25, rel=1e-5)
+            assert why.bm25 == pytest.approx(votes["lexical"].score, rel=1e-5)
+        if "dense" in votes:
+            assert why.cosine == pytest.approx(votes["dense"].score, abs=1e-5)
+        assert sum(why.parts.values()) == pytest.approx(hit.score)
+        assert all((word in hit.chunk.text.lower() or word == "fish") == (share > 0)
+                   for word, share in why.words.items())  # fmt: skip
+        assert f"rank {hit.rank}" in str(why) and "<table>" in why._repr_html_()
+    alone = market.search(question, k=1, mode="lexical")[0]
+    assert market.explain(alone, question).parts == {}
+    with pytest.raises(ValueError, match="is no hit of this index as it is now"):
+        other = build_retriever(Corpus((Document("a.txt", "Alone.", ""),)), encoder=market.encoder)
+        market.explain(other.search("alone", k=1)[0], question)
+
+
+def test_an_explanation_escapes_what_it_shows(encoder: SentenceEncoder) -> None:
+    document = Document("<b>.txt", "<script>alert(1)</script> pump", "x")
+    retriever = build_retriever(Corpus((document,)), encoder=encoder)
+    hit = retriever.search("<i>pump</i>", k=1)[0]
+    assert "<b>" not in retriever.explain(hit, "<i>pump</i>")._repr_html_()
+
+
+def test_an_exact_search_finds_what_a_structure_misses(encoder: SentenceEncoder) -> None:
+    corpus = Corpus(tuple(fish(n) for n in range(60)))
+    exact = build_retriever(corpus, encoder=encoder, mode="dense", index="flat")
+    quick = build_retriever(corpus, encoder=encoder, mode="dense", index="hnsw")
+    assert quick.report is not None and quick.report.kind == "hnsw"
+    question = "the price of fish 3"
+    options = SearchOptions(exact=True)
+    found = quick.search(question, k=20, options=options)
+    assert [h.chunk for h in found] == [h.chunk for h in exact.search(question, k=20)]
