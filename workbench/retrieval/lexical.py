@@ -11,8 +11,10 @@ import logging
 import re
 import sys
 import unicodedata
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -49,19 +51,18 @@ class LexicalIndex:
         self._count = count
 
     @classmethod
-    def build(cls, texts: Sequence[str]) -> LexicalIndex:
-        """Index of `texts`, in their order."""
-        vocabulary: dict[
-            str, int
-        ] = {}  # in order of first sight, so that the same texts give the same files
-        ids = [
-            [vocabulary.setdefault(word, len(vocabulary)) for word in words(text)] for text in texts
-        ]
+    def build(cls, texts: Iterable[str]) -> LexicalIndex:
+        """Index of `texts`, in their order; they are read once, and only the numbers of their words are kept."""
+        vocabulary: dict[str, int] = {}  # by first sight: the same texts give the same files
+        numbered = _WordNumbers()
+        for text in texts:
+            numbered.add(vocabulary.setdefault(word, len(vocabulary)) for word in words(text))
         if not vocabulary:
-            return cls(None, len(texts))
+            return cls(None, len(numbered))
         bm25 = _bm25s().BM25(k1=K1, b=B, method="lucene", backend="numpy", csc_backend="numpy")
-        bm25.index((ids, vocabulary), create_empty_token=False, show_progress=False)
-        return cls(bm25, len(texts))
+        corpus = _bm25s().tokenization.Tokenized(ids=numbered, vocab=vocabulary)
+        bm25.index(corpus, create_empty_token=False, show_progress=False)
+        return cls(bm25, len(numbered))
 
     def __len__(self) -> int:
         return self._count
@@ -137,6 +138,25 @@ class LexicalIndex:
                 f"{folder.name} is no readable word index; build the index again"
             ) from error
         return cls(bm25, settings["texts"])
+
+
+class _WordNumbers:
+    """For each text the numbers of its words, four bytes a word; read as lists, one after another."""
+
+    def __init__(self) -> None:
+        self._numbers = array("i")
+        self._stops = array("q")
+
+    def add(self, numbers: Iterable[int]) -> None:
+        self._numbers.extend(numbers)
+        self._stops.append(len(self._numbers))
+
+    def __len__(self) -> int:
+        return len(self._stops)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for start, stop in pairwise((0, *self._stops)):
+            yield self._numbers[start:stop].tolist()
 
 
 def words(text: str) -> list[str]:

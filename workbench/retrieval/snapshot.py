@@ -226,14 +226,12 @@ class Snapshot:
         segment, within = self._place(row, self._row_starts)
         return segment.chunk(within)
 
-    def _texts(self) -> list[str]:
+    def _texts(self) -> Iterator[str]:
         """What the word index reads of each live chunk: title, headings and text."""
-        texts = []
-        for row in self.live_rows.tolist():
-            chunk = self._chunk(row)
+        for row in self.live_rows:
+            chunk = self._chunk(int(row))
             context = chunk_context(self.document(int(self.document_of_row[row])), chunk)
-            texts.append(f"{context}\n{chunk.text}")
-        return texts
+            yield f"{context}\n{chunk.text}"
 
     @cached_property
     def _outlines(self) -> list[Document]:

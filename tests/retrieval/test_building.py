@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import re
+import tracemalloc
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from workbench.corpus.documents import Document
+from workbench.corpus.readers import CorpusReader, read_corpus
+from workbench.errors import Cancelled, InputError
+from workbench.retrieval.building import Recipe, update_index
+from workbench.retrieval.embedding_cache import EmbeddingCache, embedded
+from workbench.retrieval.saved import read_index
+from workbench.retrieval.snapshot import merge_plan
+
+
+class Words:
+    """An encoder that embeds nothing in particular, quickly."""
+
+    name, dim, max_tokens = "words", 8, 300
+    identity: Any = {"name": "words", "dim": 8}  # noqa: RUF012  # read only
+
+    def measure(self, text: str) -> np.ndarray:
+        return np.array([m.span() for m in re.finditer(r"\S+", text)]).reshape(-1, 2)
+
+    def encode(self, texts: Any, **_: Any) -> np.ndarray:
+        return np.random.default_rng(len(texts)).standard_normal((len(texts), 8)).astype("f4")
+
+
+def long_documents(count: int) -> Iterator[Document]:
+    generator = np.random.default_rng(0)
+    words = [f"word{n}" for n in range(500)]
+    for n in range(count):
+        sentences = (" ".join(generator.choice(words, 12)).capitalize() + "." for _ in range(60))
+        yield Document(f"{n}.txt", f"Document {n}. " + " ".join(sentences), f"{n}")
+
+
+def peak_of(folder: Path, count: int) -> int:
+    tracemalloc.start()
+    update_index(folder, long_documents(count), recipe=Recipe(Words()))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+@pytest.mark.slow
+def test_memory_grows_with_the_words_and_not_with_the_texts(tmp_path: Path) -> None:
+    few, many = peak_of(tmp_path / "few", 40), peak_of(tmp_path / "many", 140)
+    texts = sum(len(document.text) for document in long_documents(100))
+    assert texts > 400_000
+    assert many - few < 0.6 * texts  # 4 bytes for a word of 7 characters, and the word index itself
+
+
+def test_a_reader_gives_the_documents_of_read_corpus_one_by_one(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("One.")
+    (tmp_path / "b.bin").write_bytes(bytes(9))
+    (tmp_path / "c.md").write_text("# Two\n")
+    reader, corpus = CorpusReader(tmp_path), read_corpus(tmp_path)
+    assert len(reader) == 3
+    assert tuple(reader) == corpus.documents
+    assert tuple(reader.skipped) == corpus.skipped
+    (tmp_path / "a.txt").unlink()
+    assert [d.id for d in reader] == ["c.md"] and "no such file" in str(reader.skipped[0])
+
+
+def test_nothing_to_index_leaves_no_index(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    with pytest.raises(InputError, match="no file to read"):
+        update_index(tmp_path / "index", CorpusReader(tmp_path / "docs"), recipe=Recipe(Words()))
+    with pytest.raises(InputError, match="no text to index in 1 document"):
+        update_index(tmp_path / "index", [Document("a.txt", " \n", "a")], recipe=Recipe(Words()))
+    assert not (tmp_path / "index" / "manifest.json").exists()
+    update_index(tmp_path / "index", [Document("a.txt", "Now.", "a")], recipe=Recipe(Words()))
+    assert len(read_index(tmp_path / "index")[0]) == 1
+
+
+def test_cancelling_keeps_the_old_index_and_what_was_embedded(tmp_path: Path) -> None:
+    from workbench.cancel import CancelToken, Progress
+
+    recipe = Recipe(Words())
+    update_index(tmp_path, [Document("a.txt", "One.", "a")], recipe=recipe)
+    token = CancelToken()
+
+    def stop(step: Progress) -> None:
+        if step.stage == "embed":
+            token.cancel()
+
+    texts = [Document(f"{n}.txt", f"Text {n}.", "x") for n in range(400)]
+    with pytest.raises(Cancelled):
+        update_index(tmp_path, texts, recipe=recipe, progress=stop, cancel=token)
+    assert list(read_index(tmp_path)[0].documents) == ["a.txt"]
+    with EmbeddingCache(tmp_path / "embeddings.cache", Words.identity) as cache:
+        assert len(cache) == 256
+
+
+def test_a_cache_drops_a_torn_record_and_what_another_encoder_made(tmp_path: Path) -> None:
+    path = tmp_path / "cache"
+    vectors = np.arange(24, dtype=np.float32).reshape(3, 8)
+    keys = [letter * 32 for letter in "abc"]
+    with EmbeddingCache(path, Words.identity) as cache:
+        cache.put(keys[:2], vectors[:2])
+    whole = path.read_bytes()
+    for end in range(len(whole) - 68, len(whole)):
+        path.write_bytes(whole[:end])
+        with EmbeddingCache(path, Words.identity) as cache:
+            assert len(cache) == 1 and cache.get(keys[1]) is None
+            np.testing.assert_array_equal(cache.get(keys[0]), vectors[0])
+            cache.put(keys[2:], vectors[2:])
+            np.testing.assert_array_equal(cache.get(keys[2]), vectors[2])
+    path.write_bytes(whole[:-20] + b"x" + whole[-19:])
+    with EmbeddingCache(path, Words.identity) as cache:
+        assert len(cache) == 1
+    with EmbeddingCache(path, {"name": "other", "dim": 8, "weights": "x"}) as cache:
+        assert len(cache) == 0
+    path.write_bytes(b"\x00" * 50)
+    with EmbeddingCache(path, Words.identity) as cache:
+        assert len(cache) == 0
+
+
+def test_known_texts_and_equal_texts_are_not_embedded(tmp_path: Path) -> None:
+    class Counting(Words):
+        seen: list[str]
+
+        def encode(self, texts: Any, **options: Any) -> np.ndarray:
+            self.seen += texts
+            return super().encode(texts, **options)
+
+    encoder = Counting()
+    encoder.seen = []
+    known = {"k" * 32: np.ones(8, dtype=np.float32)}
+    keys = ["k" * 32, "n" * 32, "n" * 32]
+    found = embedded(encoder, ["known", "new", "new"], keys, known=known)
+    assert encoder.seen == ["new"]
+    np.testing.assert_array_equal(found[0], np.ones(8))
+    np.testing.assert_array_equal(found[1], found[2])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_merging_keeps_few_segments_and_moves_rows_seldom(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    sizes: list[int] = []
+    moved = total = 0
+    for _ in range(2000):
+        sizes.append(int(generator.integers(1, 9)))
+        total += sizes[-1]
+        plan = merge_plan(sizes)
+        assert [n for group in plan for n in group] == list(range(len(sizes)))
+        moved += sum(sum(sizes[n] for n in group) for group in plan if len(group) > 1)
+        sizes = [sum(sizes[n] for n in group) for group in plan]
+        assert all(one >= 2 * two for one, two in pairwise(sizes))
+    assert len(sizes) <= 1 + np.log2(total)
+    assert moved <= 2 * total * np.log2(total)
