@@ -134,8 +134,9 @@ def _file_names(folder: Path) -> list[str]:
 
 def _sync(path: Path) -> None:
     try:
-        handle = os.open(path, os.O_RDONLY)
-    except PermissionError:  # Windows opens no folder
+        # Windows syncs only what is open for writing, and opens no folder
+        handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    except PermissionError:
         return
     try:
         os.fsync(handle)

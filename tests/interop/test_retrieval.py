@@ -187,12 +187,12 @@ def test_a_hybrid_store_finds_words(tmp_path: Path) -> None:
 
 def test_a_document_from_the_retriever_tells_its_place() -> None:
     found = WorkbenchRetriever(retriever=harbour(), k=1).invoke("Which valve leaked?")
-    facts = found[0].metadata
+    facts = found[0].metadata["hit"]
     document = harbour().documents[facts["document"]]
     assert document.text[facts["start"] : facts["stop"]] == found[0].page_content
     assert {vote["retriever"] for vote in facts["votes"]} == {"dense", "lexical"}
     only = WorkbenchRetriever(retriever=harbour(), where={"document": "1.md"}, k=3)
-    assert [d.metadata["document"] for d in only.invoke("valve")] == ["1.md"]
+    assert [d.metadata["source"] for d in only.invoke("valve")] == ["1.md"]
 
 
 def test_an_answer_from_a_store_of_langchain_cites_its_documents() -> None:

@@ -134,8 +134,8 @@ def test_known_texts_and_equal_texts_are_not_embedded(tmp_path: Path) -> None:
     encoder.seen = []
     known = {"k" * 32: np.ones(8, dtype=np.float32)}
     keys = ["k" * 32, "n" * 32, "n" * 32]
-    found = embedded(encoder, ["known", "new", "new"], keys, known=known)
-    assert encoder.seen == ["new"]
+    found, new = embedded(encoder, ["known", "new", "new"], keys, known=known)
+    assert encoder.seen == ["new"] and new == 1
     np.testing.assert_array_equal(found[0], np.ones(8))
     np.testing.assert_array_equal(found[1], found[2])
 

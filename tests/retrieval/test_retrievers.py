@@ -12,13 +12,13 @@ from workbench.cancel import CancelToken, Progress
 from workbench.corpus.documents import Corpus, Document
 from workbench.errors import Cancelled, IndexUnusable, InputError
 from workbench.retrieval.encoders import SentenceEncoder, load_encoder
-from workbench.retrieval.index import Ranking
+from workbench.retrieval.fusion import shares_by_rank, summed
+from workbench.retrieval.index_structures import Ranking
 from workbench.retrieval.lexical import LexicalIndex
 from workbench.retrieval.retrievers import (
     Hit,
     Retriever,
     build_retriever,
-    fuse_by_rank,
     open_retriever,
 )
 
@@ -279,12 +279,15 @@ def test_hit_as_json_is_what_the_command_line_promises(retriever: Retriever) -> 
 
 def test_fusion_of_nothing_is_empty() -> None:
     nothing = np.array([], dtype=np.int64)
-    assert fuse_by_rank([Ranking(nothing, nothing)]).rows.tolist() == []
+    assert summed(shares_by_rank([Ranking(nothing, nothing)])).rows.tolist() == []
 
 
 def test_fusion_breaks_ties_by_row() -> None:
     one, other = np.array([9, 4]), np.array([4, 9])
-    assert fuse_by_rank([Ranking(one, one), Ranking(other, other)]).rows.tolist() == [4, 9]
+    assert summed(shares_by_rank([Ranking(one, one), Ranking(other, other)])).rows.tolist() == [
+        4,
+        9,
+    ]
 
 
 @pytest.mark.parametrize("mode", ["dense", "lexical", "hybrid"])

@@ -137,7 +137,7 @@ def test_file_instead_of_a_folder_is_one_sentence(tmp_path: Path, encoder: Sente
 @pytest.mark.parametrize(
     ("version", "message"),
     [
-        (3, "has format 3, newer than this program's 2; update workbench or build it again"),
+        (3, "has format 3, newer than this program's 2; update workbench"),
         (1, "has format 1, older than this program's 2; build it again"),
     ],
 )

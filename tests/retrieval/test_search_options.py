@@ -12,7 +12,7 @@ import pytest
 from workbench.corpus.documents import Corpus, Document, Page, Section
 from workbench.errors import CheckpointError
 from workbench.retrieval.encoders import SentenceEncoder
-from workbench.retrieval.fusion import fuse_by_rank, fuse_by_score, varied
+from workbench.retrieval.fusion import shares_by_rank, shares_by_score, summed, varied
 from workbench.retrieval.index_structures import Ranking
 from workbench.retrieval.rerank import load_reranker
 from workbench.retrieval.retrievers import (
@@ -104,21 +104,21 @@ def test_unknown_fields_and_bad_filters_are_named(market: Retriever) -> None:
 def test_fusion_by_rank_and_score_follow_their_formulas() -> None:
     dense = Ranking(np.array([0.9, 0.5, 0.4]), np.array([4, 2, 7]))
     words = Ranking(np.array([8.0, 2.0]), np.array([7, 9]))
-    by_rank = fuse_by_rank([dense, words], weights=[2.0, 1.0])
+    by_rank = summed(shares_by_rank([dense, words], weights=[2.0, 1.0]))
     expected = {4: 2 / 61, 2: 2 / 62, 7: 2 / 63 + 1 / 61, 9: 1 / 62}
     assert dict(zip(by_rank.rows.tolist(), by_rank.scores.tolist(), strict=True)) == pytest.approx(
         expected
     )
     assert by_rank.rows.tolist() == [7, 4, 2, 9]
-    by_score = fuse_by_score([dense, words], weights=[3.0, 1.0])
+    by_score = summed(shares_by_score([dense, words], weights=[3.0, 1.0]))
     expected = {4: 0.75, 2: 0.75 * 0.2, 7: 0.25, 9: 0.0}
     assert dict(
         zip(by_score.rows.tolist(), by_score.scores.tolist(), strict=True)
     ) == pytest.approx(expected)
     with pytest.raises(ValueError, match="must be 2 numbers, none below 0"):
-        fuse_by_rank([dense, words], weights=[1.0, -1.0])
+        shares_by_rank([dense, words], weights=[1.0, -1.0])
     with pytest.raises(ValueError, match="not all 0"):
-        fuse_by_score([dense, words], weights=[0.0, 0.0])
+        shares_by_score([dense, words], weights=[0.0, 0.0])
 
 
 def test_weights_move_hybrid_hits_to_one_voter(market: Retriever) -> None:
@@ -249,12 +249,13 @@ def test_an_explanation_adds_up(market: Retriever) -> None:
             assert why.bm25 == pytest.approx(votes["lexical"].score, rel=1e-5)
         if "dense" in votes:
             assert why.cosine == pytest.approx(votes["dense"].score, abs=1e-5)
-        assert sum(why.parts.values()) == pytest.approx(hit.score)
+        assert sum(vote.share or 0 for vote in hit.votes) == pytest.approx(hit.score)
         assert all((word in hit.chunk.text.lower() or word == "fish") == (share > 0)
                    for word, share in why.words.items())  # fmt: skip
         assert f"rank {hit.rank}" in str(why) and "<table>" in why._repr_html_()
     alone = market.search(question, k=1, mode="lexical")[0]
-    assert market.explain(alone, question).parts == {}
+    assert [vote.share for vote in alone.votes] == [None]
+    assert "fused" not in str(market.explain(alone, question))
     with pytest.raises(ValueError, match="is no hit of this index as it is now"):
         other = build_retriever(Corpus((Document("a.txt", "Alone.", ""),)), encoder=market.encoder)
         market.explain(other.search("alone", k=1)[0], question)

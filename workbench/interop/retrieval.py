@@ -26,7 +26,7 @@ from workbench.corpus.documents import Document
 from workbench.errors import InputError
 from workbench.retrieval.building import Mode, Recipe
 from workbench.retrieval.encoders import Encoder, load_encoder
-from workbench.retrieval.filters import Where
+from workbench.retrieval.filters import Where, plain_filter
 from workbench.retrieval.hits import Hit, Vote
 from workbench.retrieval.index_structures import Kind
 from workbench.retrieval.retrievers import Retriever, SearchOptions, open_retriever
@@ -182,7 +182,7 @@ class WorkbenchVectorStore(VectorStore):
             )
         names = [id if id is not None else uuid.uuid4().hex for id in wanted]
         self.retriever.add(
-            _document(id, text, metadata)
+            Document(id, text, "", metadata=metadata)
             for id, text, metadata in zip(names, given, facts, strict=True)
         )
         self._keep()
@@ -198,9 +198,7 @@ class WorkbenchVectorStore(VectorStore):
         """Delete the documents of these ids; ids that are not there are passed over. True."""
         if ids is None:
             raise ValueError("say which documents to delete: delete(ids=[…])")
-        known = [id for id in dict.fromkeys(ids) if id in self.retriever.documents]
-        if known:
-            self.retriever.delete(known)
+        if self.retriever.delete(ids, missing="ignore").removed:
             self._keep()
         return True
 
@@ -290,14 +288,15 @@ class WorkbenchVectorStore(VectorStore):
 class WorkbenchRetriever(BaseRetriever):
     """A workbench retriever as LangChain's ``BaseRetriever``; `k` may also be told to ``invoke``.
 
-    A returned document is a chunk; its metadata say where it stands (``document``, ``start``, ``stop``: characters of
-    the document's text) and how it was found (``rank``, ``score``, ``votes``), beside the document's own.
+    A returned document is a chunk. Its metadata are the document's, and under ``hit`` where it stands (``document``,
+    ``start``, ``stop``: characters of the document's text) and how it was found (``rank``, ``score``, ``votes``);
+    ``source`` is the document's id unless the document has one of its own.
 
     >>> from workbench.corpus.documents import Corpus
     >>> from workbench.retrieval.retrievers import build_retriever
     >>> eels = Document("eels.md", "Eels are smoked on Fridays.", "Eels")
     >>> found = WorkbenchRetriever(retriever=build_retriever(Corpus((eels,))), k=1).invoke("When are eels smoked?")
-    >>> found[0].metadata["document"], found[0].metadata["start"]
+    >>> found[0].metadata["hit"]["document"], found[0].metadata["hit"]["start"]
     ('eels.md', 0)
     """
 
@@ -318,9 +317,12 @@ class WorkbenchRetriever(BaseRetriever):
         where: dict[str, Any] | None = None,
     ) -> list[LangChainDocument]:
         view = self.retriever.view()
+        wanted = self.k if k is None else k
+        if not len(view):
+            return []
         hits = view.search(
             query,
-            k=self.k if k is None else k,
+            k=min(wanted, len(view)),
             mode=self.mode,
             where=self.where if where is None else where,
             options=self.options,
@@ -411,14 +413,6 @@ def from_langchain(source: BaseRetriever | VectorStore) -> LangChainRetriever:
     raise ValueError(f"{type(source).__name__} is no retriever and no vector store of LangChain")
 
 
-def _document(id: str, text: str, metadata: Mapping[str, Any]) -> Document:
-    try:
-        facts = json.loads(json.dumps(dict(metadata), allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"the metadata of document {id!r} are no JSON values: {error}") from error
-    return Document(id, text, "", metadata=facts)
-
-
 def _returned(document: Document) -> LangChainDocument:
     return LangChainDocument(
         id=document.id, page_content=document.text, metadata=dict(document.metadata)
@@ -432,7 +426,7 @@ def _found(hit: Hit, document: Document) -> LangChainDocument:
     return LangChainDocument(
         id=hit.chunk.id,
         page_content=hit.chunk.text,
-        metadata={**document.metadata, **place, **own},
+        metadata={"source": document.id, **document.metadata, "hit": {**place, **own}},
     )
 
 
@@ -440,13 +434,18 @@ def _where(filter: Where | None) -> Where | None:
     """LangChain's filter, which names metadata, as ours."""
     if filter is None:
         return None
-    return {
-        name: [_where(part) for part in value]
-        if name in ("$and", "$or") and isinstance(value, list)
-        else _where(value)
-        if name == "$not" and isinstance(value, Mapping)
-        else value
-        for name, value in (
-            (n if n.startswith("$") else f"metadata.{n}", v) for n, v in dict(filter).items()
-        )
-    }
+
+    def named(part: Any) -> Any:
+        if not isinstance(part, Mapping):
+            return part
+        found = {}
+        for name, value in part.items():
+            if name in ("$and", "$or") and isinstance(value, list):
+                found[name] = [named(one) for one in value]
+            elif name == "$not":
+                found[name] = named(value)
+            else:
+                found[name if name.startswith("$") else f"metadata.{name}"] = value
+        return found
+
+    return dict(named(plain_filter(filter)))

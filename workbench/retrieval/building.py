@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -23,7 +24,6 @@ from workbench.retrieval.lexical import SETTINGS
 from workbench.retrieval.saved import (
     CACHE,
     REMEDY,
-    SEGMENTS,
     IndexWriter,
     read_index,
     writing_index,
@@ -34,9 +34,9 @@ from workbench.retrieval.segments import (
     chunk_rows,
     embedding_key,
     fingerprint,
-    open_segment,
 )
 from workbench.retrieval.snapshot import Part, Snapshot, chunk_context
+from workbench.store import MANIFEST
 
 Mode = Literal["dense", "lexical", "hybrid"]
 VOTERS: dict[str, tuple[str, ...]] = {
@@ -48,6 +48,7 @@ EMBEDDED = (
     "title-sections-text/1"  # what is embedded for a chunk; raise the number whenever it changes
 )
 _AT_ONCE = 2048  # chunks that a build into a folder holds in memory
+_SMALL = "few vectors beside those of other segments"
 _WORTH_A_STRUCTURE = 10_000  # rows below which a segment beside others is scanned one by one
 
 
@@ -147,7 +148,7 @@ def prepared(
     """Each document cut and embedded, `at_once` chunks together (None: all of them)."""
     group: list[Cut] = []
     size = 0
-    for done, document in enumerate(documents, start=1):
+    for done, document in enumerate(map(with_plain_metadata, documents), start=1):
         if cancel is not None:
             cancel.raise_if_cancelled("chunking")
         group.append(_cut(document, recipe))
@@ -198,13 +199,12 @@ def update_index(
     """
     home = Path(folder)
     recipe = recipe or Recipe(load_encoder())
-    anew = not _is_usable(home, recipe)
-    with writing_index(home, anew=anew) as writer:
-        old = writer.snapshot or Snapshot(dim=recipe.dim)
+    with writing_index(home) as writer:
+        old, is_whole = _held(home, writer, recipe, must=keep_others)
         seen: dict[str, bool] = {}  # whether it is new or changed
 
         def changed() -> Iterator[Document]:
-            for document in documents:
+            for document in map(with_plain_metadata, documents):
                 if document.id in seen:
                     raise ValueError(
                         f"two documents have the id {document.id!r}; give each its own"
@@ -244,22 +244,25 @@ def update_index(
             embedded=tally.embedded,
             known=tally.known,
         )
-        if segment.documents or removed or anew:
-            stored = stored_facts(old, writer.facts)
+        is_rebuilt = writer.facts.get("index", recipe.index) != recipe.index
+        if segment.documents or removed or is_rebuilt or not is_whole:
             deleted = [*old.deleted(), *(old.numbers[id] for id in (*replaced, *removed))]
             segments = list(old.segments)
             if segment.documents:
-                is_first = not segments
-                kind = recipe.index if is_first or segment.rows >= _WORTH_A_STRUCTURE else "flat"
-                facts = writer.finished(segment, kind=kind)
-                segments.append(open_segment(home / SEGMENTS / facts["name"], facts))
-                stored[id(segments[-1])] = facts
+                chosen = chosen_kind(recipe, segment.rows, is_first=not segments)
+                segments.append(writer.finished(segment, kind=chosen.kind, reason=chosen.reason))
             snapshot = Snapshot(segments, dim=recipe.dim, deleted=deleted)
+            if is_rebuilt and len(snapshot):
+                parts = list(snapshot.live_ordinals())
+                rebuilt = writer.filled(
+                    parts, dim=recipe.dim, kind=recipe.index, reason="as asked for"
+                )
+                snapshot = Snapshot([rebuilt], dim=recipe.dim)
             if not len(snapshot):
                 raise InputError(
                     f"no text to index in {counted(len(seen), 'document')}; add files that hold text"
                 )
-            commit_snapshot(writer, snapshot, stored, recipe)
+            commit_snapshot(writer, snapshot, recipe)
     return changes
 
 
@@ -272,12 +275,13 @@ def delete_from_index(folder: str | Path, ids: Collection[str], *, encoder: Enco
         The index holds no document of one of these ids: nothing is deleted.
     """
     home = Path(folder)
-    _, manifest = read_index(home)  # a folder without an index stays as it is
-    recipe = recipe_of(home, manifest, encoder)
+    if not (home / MANIFEST).exists():
+        read_index(home)  # says that there is none, and leaves the folder as it is
     with writing_index(home) as writer:
-        old = writer.snapshot or Snapshot(dim=recipe.dim)
+        old, manifest = read_index(home)
+        recipe = recipe_of(home, manifest, encoder)
         refuse_missing(ids, old)
-        commit_snapshot(writer, old.without(ids), stored_facts(old, writer.facts), recipe)
+        commit_snapshot(writer, old.without(ids), recipe)
     return Changes(removed=tuple(ids))
 
 
@@ -308,32 +312,28 @@ def refuse_missing(ids: Collection[str], snapshot: Snapshot) -> None:
             raise InputError(f"no document {id!r} in the index{hint}; nothing was deleted")
 
 
-def commit_snapshot(
-    writer: IndexWriter, snapshot: Snapshot, stored: Mapping[int, Mapping[str, Any]], recipe: Recipe
-) -> Snapshot:
-    """Write what of `snapshot` is not `stored` in the writer's folder, merge what should be one, and commit it.
+def commit_snapshot(writer: IndexWriter, snapshot: Snapshot, recipe: Recipe) -> Snapshot:
+    """Write what of `snapshot` does not lie in the writer's folder, merge what should be one, and commit it.
 
-    `stored` has the facts of segments by their ``id()``. Returns the snapshot as it lies in the folder.
+    Returns the snapshot as it lies in the folder.
     """
-    facts = dict(stored)
 
     def write(parts: list[Part]) -> Segment:
-        made = writer.filled(parts, dim=recipe.dim, kind=kind_of(parts, recipe))
-        segment = open_segment(writer.folder / SEGMENTS / made["name"], made)
-        facts[id(segment)] = made
-        return segment
+        chosen = kind_of(parts, recipe)
+        return writer.filled(parts, dim=recipe.dim, kind=chosen.kind, reason=chosen.reason)
 
     snapshot = snapshot.merged(write)
-    if any(id(segment) not in facts for segment in snapshot.segments):
-        segments = [
-            segment
-            if id(segment) in facts
-            else write([(segment, [*range(len(segment.documents))])])
-            for segment in snapshot.segments
-        ]
-        snapshot = Snapshot(segments, dim=recipe.dim, deleted=snapshot.deleted())
+    if not all(writer.holds(segment) for segment in snapshot.segments):
+        snapshot = snapshot.with_segments(
+            [
+                segment
+                if writer.holds(segment)
+                else write([(segment, [*range(len(segment.documents))])])
+                for segment in snapshot.segments
+            ]
+        )
     writer.commit(
-        [facts[id(segment)] for segment in snapshot.segments],
+        snapshot.segments,
         deleted=snapshot.deleted(),
         words=snapshot.lexical() if "lexical" in VOTERS[recipe.mode] else None,
         facts={
@@ -345,31 +345,54 @@ def commit_snapshot(
     return snapshot
 
 
-def kind_of(parts: Sequence[Part], recipe: Recipe) -> Kind | Literal["auto"]:
-    """How a segment of these documents is searched: a small one beside others is scanned, whatever was asked for."""
-    has_structure = any(
-        segment.vectors is not None and segment.vectors.structure is not None
-        for segment, _ in parts
-    )
+class ChosenKind(NamedTuple):
+    """How a segment is searched, and why."""
+
+    kind: Kind | Literal["auto"]
+    reason: str
+
+
+def chosen_kind(recipe: Recipe, rows: int, *, is_first: bool) -> ChosenKind:
+    """How a new segment of so many rows is searched: a small one beside others one by one."""
+    if is_first or rows >= _WORTH_A_STRUCTURE:
+        return ChosenKind(recipe.index, "as asked for")
+    return ChosenKind("flat", _SMALL)
+
+
+def kind_of(parts: Sequence[Part], recipe: Recipe) -> ChosenKind:
+    """How a segment that is merged of these documents, or copied, is searched."""
+    held = [segment.vectors for segment, _ in parts if segment.vectors is not None]
+    has_structure = any(vectors.structure is not None for vectors in held)
+    is_first = any(vectors.report.reason != _SMALL for vectors in held)
     rows = sum(len(segment) for segment, _ in parts)
-    return recipe.index if has_structure or rows >= _WORTH_A_STRUCTURE else "flat"
+    return chosen_kind(recipe, rows, is_first=has_structure or is_first)
 
 
-def stored_facts(snapshot: Snapshot, manifest: Mapping[str, Any]) -> dict[int, Mapping[str, Any]]:
-    """What a manifest says of each segment of the snapshot that was opened with it, by ``id()``."""
-    known = manifest.get("segments", [])
-    return {id(s): facts for s, facts in zip(snapshot.segments, known, strict=True)}
+def _held(
+    folder: Path, writer: IndexWriter, recipe: Recipe, *, must: bool
+) -> tuple[Snapshot, bool]:
+    """What the folder holds, if it was made by the same recipe and is whole, else nothing; and whether it was.
 
-
-def _is_usable(folder: Path, recipe: Recipe) -> bool:
-    """Whether the index in `folder`, if there is one, is whole and made by the same recipe."""
+    With `must` an index that cannot be gone on with is an error.
+    """
+    if not (folder / MANIFEST).exists():
+        return Snapshot(dim=recipe.dim), False
     try:
-        _, facts = read_index(folder)
+        snapshot, facts = read_index(folder)
+        wanted = recipe.facts()
+        differs = [n for n in wanted if n not in ("encoder", "index") and facts.get(n) != wanted[n]]
+        if not same_encoder(facts["encoder"], wanted["encoder"]):
+            differs.append("encoder")
+        if differs:
+            raise IndexUnusable(
+                f"the index {folder} was made with another {' and another '.join(sorted(differs))}; "
+                "use the same to add to it, or build it anew with all its documents"
+            )
     except IndexUnusable:
-        return False
-    wanted = recipe.facts()
-    same = all(facts.get(name) == wanted[name] for name in wanted.keys() - {"encoder"})
-    return same and same_encoder(facts["encoder"], wanted["encoder"])
+        if must:
+            raise
+        return Snapshot(dim=recipe.dim), False
+    return snapshot, True
 
 
 def _cache(folder: Path, recipe: Recipe) -> AbstractContextManager[EmbeddingCache | None]:
@@ -389,6 +412,25 @@ def _cut(document: Document, recipe: Recipe) -> Cut:
         return Cut(document, chunks, [], [""] * len(chunks))
     texts = [_fitting(encoder, chunk_context(document, chunk), chunk.text) for chunk in chunks]
     return Cut(document, chunks, texts, [embedding_key(text) for text in texts])
+
+
+def with_plain_metadata(document: Document) -> Document:
+    """The document with its metadata as JSON gives them back: what is found in memory is found in a folder.
+
+    Raises
+    ------
+    ValueError
+        They hold something that JSON does not know.
+    """
+    if not document.metadata:
+        return document
+    try:
+        facts = json.loads(json.dumps(dict(document.metadata), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"the metadata of document {document.id!r} are no JSON values: {error}"
+        ) from error
+    return document if facts == document.metadata else replace(document, metadata=facts)
 
 
 def _whole(document: Document) -> Chunk:
@@ -412,19 +454,18 @@ def _embedded_group(
     keys = [key for cut in group for key in cut.keys]
     vectors = None
     if recipe.dim is not None and group:
-        have = known(set(keys))
-        vectors = embedded(
+        vectors, new = embedded(
             recipe.encoder,
             texts,
             keys,
-            known=have,
+            known=known(set(keys)),
             cache=cache,
             progress=progress,
             cancel=cancel,
         )
         if tally is not None:
-            tally.known += sum(key in have for key in keys)
-            tally.embedded += sum(key not in have for key in keys)
+            tally.known += len(keys) - new
+            tally.embedded += new
     at = 0
     for ordinal, (document, chunks, _, own_keys) in enumerate(group):
         part = None if vectors is None else vectors[at : at + len(chunks)]

@@ -9,13 +9,14 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from workbench.cancel import CancelToken, OnProgress, Progress
 from workbench.retrieval.encoders import Encoder, same_encoder
+from workbench.retrieval.index import checked_vectors
 
 KEY_BYTES = 32
 _MAGIC = b"workbench embeddings 1\n"
@@ -100,6 +101,13 @@ class EmbeddingCache:
             return 0
 
 
+class Embedded(NamedTuple):
+    """Vectors [texts, dim], and how many texts had to be embedded for them."""
+
+    vectors: NDArray[np.float32]
+    new: int
+
+
 def embedded(
     encoder: Encoder,
     texts: Sequence[str],
@@ -110,10 +118,15 @@ def embedded(
     batch_size: int = 256,
     progress: OnProgress | None = None,
     cancel: CancelToken | None = None,
-) -> NDArray[np.float32]:
-    """Vectors of `texts` under their `keys`, each text embedded once and only if it is not known: [texts, dim].
+) -> Embedded:
+    """Vectors of `texts` under their `keys`, each text embedded once and only if it is not known.
 
     `known` and the `cache` are asked first; what is new goes into the cache after each `batch_size` texts.
+
+    Raises
+    ------
+    ValueError
+        The encoder gave a vector that is zero, not finite, or of another length.
     """
     vectors = dict(known)
     if cache is not None:
@@ -126,12 +139,14 @@ def embedded(
         if cancel is not None:
             cancel.raise_if_cancelled("embedding")
         part = slice(start, start + batch_size)
-        made = encoder.encode(wanted[part], kind="passage", cancel=cancel)
+        made = checked_vectors(
+            encoder.encode(wanted[part], kind="passage", cancel=cancel), dim=encoder.dim
+        )
         if cache is not None:
             cache.put(new[part], made)
         vectors |= zip(new[part], made, strict=True)
         if progress is not None:
             progress(Progress("embed", min(start + batch_size, len(new)), len(new)))
     if not keys:
-        return np.empty((0, encoder.dim), dtype=np.float32)
-    return np.stack([vectors[key] for key in keys])
+        return Embedded(np.empty((0, encoder.dim), dtype=np.float32), 0)
+    return Embedded(np.stack([vectors[key] for key in keys]), len(new))

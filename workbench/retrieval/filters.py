@@ -72,12 +72,10 @@ def matching_rows(where: Where, column: Callable[[str], Column], *, rows: int) -
     >>> matching_rows({"$not": {"year": 2004}}, years.__getitem__, rows=4).tolist()
     [True, False, True, True]
     """
-    if not isinstance(where, Mapping):
-        raise ValueError(f"where={where!r} is no filter; give a dict such as {{'language': 'de'}}")
     found = np.ones(rows, dtype=bool)
-    for name, operand in where.items():
+    for name, operand in _checked(where).items():
         if name in ("$and", "$or"):
-            if not isinstance(operand, Sequence) or isinstance(operand, str) or not operand:
+            if not isinstance(operand, list | tuple) or not operand:
                 raise ValueError(f"{name} takes a list of filters, got {operand!r}")
             parts = [matching_rows(part, column, rows=rows) for part in operand]
             found &= np.logical_and.reduce(parts) if name == "$and" else np.logical_or.reduce(parts)
@@ -87,6 +85,30 @@ def matching_rows(where: Where, column: Callable[[str], Column], *, rows: int) -
             raise ValueError(f"{name!r} is no operator; around fields use $and, $or and $not")
         else:
             found &= column(name).where(_condition(name, operand))
+    return found
+
+
+def plain_filter(where: Where) -> Where:
+    """`where` in lists, dicts and scalars of JSON: arrays, sets and NumPy's numbers become what they hold.
+
+    >>> plain_filter({"year": {"$in": np.array([1998, 2004])}})
+    {'year': {'$in': [1998, 2004]}}
+    """
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, np.ndarray | np.generic):
+            return value.tolist()
+        if isinstance(value, Mapping):
+            return {name: plain(part) for name, part in value.items()}
+        if isinstance(value, set | frozenset):
+            return sorted((plain(part) for part in value), key=repr)
+        if isinstance(value, list | tuple):
+            return [plain(part) for part in value]
+        if value is None or isinstance(value, str | int | float | bool):
+            return value
+        raise ValueError(f"a filter holds {value!r}; it takes numbers, text, lists and dicts")
+
+    found: Where = plain(_checked(where))
     return found
 
 
@@ -113,10 +135,20 @@ def parsed_terms(terms: Sequence[str]) -> Where:
                 f"{term!r} is no filter; write FIELD=VALUE, or !=, >, >=, <, <=, ~ (pattern) for ="
             )
         field, sign, text = match.groups()
+        if text[:1] in ("=", "<", ">"):
+            raise ValueError(
+                f"{term!r} is no filter; write = for equal, >= and <= for bounds, and quote a value that begins so"
+            )
         parts.append(
             {field: {_SIGNS[sign]: text.strip() if sign == "~" else _scalar(text.strip())}}
         )
     return parts[0] if len(parts) == 1 else {"$and": parts}
+
+
+def _checked(where: Any) -> Where:
+    if not isinstance(where, Mapping) or not all(isinstance(name, str) for name in where):
+        raise ValueError(f"where={where!r} is no filter; give a dict such as {{'language': 'de'}}")
+    return where
 
 
 def unknown_field(name: str, known: Iterable[str]) -> ValueError:
@@ -194,7 +226,8 @@ def _scalar(text: str) -> Any:
         value = json.loads(text)
     except ValueError:
         return text
-    return value if isinstance(value, str | int | float | bool) else text
+    is_number = isinstance(value, int | float) and np.isfinite(value)
+    return value if is_number or isinstance(value, str) else text
 
 
 def _key(value: Any) -> Hashable:

@@ -13,45 +13,48 @@ RRF_CONSTANT = 60  # Cormack, Clarke & Büttcher 2009, "Reciprocal Rank Fusion o
 #                    and individual Rank Learning Methods", SIGIR, section 2
 
 
-def fuse_by_rank(
+def shares_by_rank(
     rankings: Sequence[Ranking],
     *,
     weights: Sequence[float] | None = None,
     constant: int = RRF_CONSTANT,
-) -> Ranking:
-    """Fuse by reciprocal rank: a row scores the sum of weight / (constant + rank) over `rankings`.
+) -> list[dict[int, float]]:
+    """Reciprocal rank fusion: each ranking adds weight / (constant + rank) to the score of each of its rows.
 
     >>> one, two = np.array([7, 8]), np.array([8])
-    >>> fuse_by_rank([Ranking(one, one), Ranking(two, two)]).rows.tolist()
+    >>> summed(shares_by_rank([Ranking(one, one), Ranking(two, two)])).rows.tolist()
     [8, 7]
     """
-    scores: dict[int, float] = {}
-    for ranking, weight in zip(rankings, _checked(weights, len(rankings)), strict=True):
-        for rank, row in enumerate(ranking.rows.tolist(), start=1):
-            scores[row] = scores.get(row, 0.0) + weight / (constant + rank)
-    return _ranked(scores)
+    return [
+        {row: weight / (constant + rank) for rank, row in enumerate(ranking.rows.tolist(), 1)}
+        for ranking, weight in zip(rankings, _checked(weights, len(rankings)), strict=True)
+    ]
 
 
-def fuse_by_score(
+def shares_by_score(
     rankings: Sequence[Ranking], *, weights: Sequence[float] | None = None
-) -> Ranking:
-    """Fuse by a convex combination of scores, those of each ranking scaled so that its best is 1 and its last is 0.
+) -> list[dict[int, float]]:
+    """A convex combination of scores, those of each ranking scaled so that its best is 1 and its last is 0.
 
     A row that a ranking does not hold gets 0 from it. Bruch, Gai & Ingber 2023, "An Analysis of Fusion Functions for
     Hybrid Retrieval" (arXiv:2210.11934), section 3: min-max scaling.
 
     >>> dense = Ranking(np.array([0.9, 0.5, 0.1]), np.array([0, 1, 2]))
     >>> words = Ranking(np.array([12.0, 4.0]), np.array([1, 2]))
-    >>> fused = fuse_by_score([dense, words])
+    >>> fused = summed(shares_by_score([dense, words]))
     >>> fused.rows.tolist(), fused.scores.tolist()
     ([1, 0, 2], [0.75, 0.5, 0.0])
     """
     given = _checked(weights, len(rankings))
-    scores: dict[int, float] = {}
-    for ranking, weight in zip(rankings, given, strict=True):
-        for row, score in zip(ranking.rows.tolist(), scaled(ranking.scores).tolist(), strict=True):
-            scores[row] = scores.get(row, 0.0) + weight * score / sum(given)
-    return _ranked(scores)
+    return [
+        {
+            row: weight * score / sum(given)
+            for row, score in zip(
+                ranking.rows.tolist(), scaled(ranking.scores).tolist(), strict=True
+            )
+        }
+        for ranking, weight in zip(rankings, given, strict=True)
+    ]
 
 
 def scaled(scores: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -95,11 +98,16 @@ def varied(
 
 def _checked(weights: Sequence[float] | None, count: int) -> list[float]:
     given = [1.0] * count if weights is None else list(weights)
-    if len(given) != count or min(given, default=1.0) < 0 or not sum(given):
+    if len(given) != count or not all(0 <= w < np.inf for w in given) or not sum(given):
         raise ValueError(f"weights={given} must be {count} numbers, none below 0 and not all 0")
     return given
 
 
-def _ranked(scores: dict[int, float]) -> Ranking:
+def summed(shares: Sequence[dict[int, float]]) -> Ranking:
+    """Rows by the sum of their shares, the greatest first, ties by row."""
+    scores: dict[int, float] = {}
+    for parts in shares:
+        for row, share in parts.items():
+            scores[row] = scores.get(row, 0.0) + share
     rows = sorted(scores, key=lambda row: (-scores[row], row))
     return Ranking(np.array([scores[row] for row in rows]), np.array(rows, dtype=np.int64))

@@ -13,13 +13,15 @@ from workbench.markup import escape, fragment, table
 class Vote:
     """What one retriever said of a chunk: its rank, from 1, and its own score (cosine, BM25, or a reranker's).
 
-    `query` is what it was asked, where that was not the question itself but an expansion of it.
+    `query` is what it was asked, where that was not the question itself but an expansion of it; `share` is what the
+    vote adds to the fused score, None where nothing was fused.
     """
 
     retriever: str
     rank: int
     score: float
     query: str | None = None
+    share: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +57,8 @@ class Explanation:
     """Where the score of a hit comes from; made by ``retriever.explain(hit, question)``.
 
     `cosine` and `bm25` are those of the question and this chunk, None where the index has no such part; `words` is what
-    each telling word of the question adds to `bm25`, 0 for a word that the chunk does not hold; `parts` is the share of
-    each vote in the score, where the score is a fusion.
+    each telling word of the question adds to `bm25`, 0 for a word that the chunk does not hold. Where the score is a
+    fusion it is the sum of the shares of ``hit.votes``.
     """
 
     hit: Hit
@@ -64,14 +66,15 @@ class Explanation:
     cosine: float | None
     bm25: float | None
     words: dict[str, float]
-    parts: dict[str, float]
 
     def __str__(self) -> str:
         lines = [f"rank {self.hit.rank}, score {self.hit.score:.4f}: {self.hit.chunk.document_id}"]
         lines += [f"  {_name(v)}: rank {v.rank}, score {v.score:.4f}" for v in self.hit.votes]
-        if self.parts:
-            sums = " + ".join(f"{part:.4f} ({name})" for name, part in self.parts.items())
-            lines.append(f"  fused: {sums}")
+        shares = [(v.share, _name(v)) for v in self.hit.votes if v.share is not None]
+        if shares:
+            lines.append(
+                f"  fused: {' + '.join(f'{share:.4f} ({name})' for share, name in shares)}"
+            )
         if self.cosine is not None:
             lines.append(f"  cosine of question and passage: {self.cosine:.4f}")
         if self.bm25 is not None:
@@ -90,7 +93,6 @@ class Explanation:
             "cosine": self.cosine,
             "bm25": self.bm25,
             "words": dict(self.words),
-            "parts": dict(self.parts),
         }
 
     def _repr_html_(self) -> str:

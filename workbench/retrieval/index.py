@@ -281,14 +281,19 @@ def build_segment(
     kind: Kind | Literal["auto"] = "auto",
     target_recall: float = 0.95,
     seed: int = 0,
+    reason: str = "as asked for",
 ) -> VectorSegment:
-    """A segment of `vectors` [n, dim] with the structure of this `kind`, tuned to `target_recall`."""
+    """A segment of `vectors` [n, dim] with the structure of this `kind`, tuned to `target_recall`; `reason` is why."""
     if kind != "auto" and kind not in KINDS:
         raise ValueError(f"kind={kind!r} is not known; use 'auto' or one of {', '.join(KINDS)}")
     if not 0 < target_recall <= 1:
         raise ValueError(f"target_recall={target_recall} is no share; ask for 0 < recall <= 1")
     dim = vectors.shape[1]
-    chosen, reason = choose_kind(len(vectors)) if kind == "auto" else (kind, "as asked for")
+    chosen: Kind = "flat"
+    if kind == "auto":
+        chosen, reason = choose_kind(len(vectors))
+    elif len(vectors):
+        chosen = kind
     if chosen == "flat":
         return VectorSegment(vectors, IndexReport("flat", reason, bytes_per_vector=4.0 * dim))
     begun = time.perf_counter()

@@ -230,15 +230,16 @@ def tune(
     asked = np.ascontiguousarray(vectors[np.sort(picked)])
     own = np.sort(picked)
     k = min(RECALL_AT, len(vectors) - 1)
-    truth = _without(scan(vectors, asked, k + 1).rows, own, k)
+    exact = _without(scan(vectors, asked, k + 1), own, k)
+    least = exact.scores[:, -1:] if k else np.empty((len(asked), 1), dtype=np.float32)
 
     def measured(effort: int) -> Effort:
         begun = time.perf_counter()
         found = near_rows(structure, vectors, asked, k + 1, effort=effort)
         seconds = time.perf_counter() - begun
-        rows = _without(found.rows, own, k)
-        hits = sum(len(set(a) & set(b)) for a, b in zip(rows.tolist(), truth.tolist(), strict=True))
-        return Effort(effort, hits / max(1, truth.size), 1e3 * seconds / len(asked))
+        scores = _without(found, own, k).scores  # a copy of a neighbour is as good as the neighbour
+        share = float((scores >= least - rounding(least)).mean()) if k else 1.0
+        return Effort(effort, share, 1e3 * seconds / len(asked))
 
     most = structure.most_effort
     tried = [measured(min(16 if structure.kind == "hnsw" else 1, most))]
@@ -384,8 +385,6 @@ def merged(
     vectors_at: Callable[[NDArray[np.int64]], NDArray[np.float32]],
 ) -> Ranking:
     """Several rankings of the same queries as one, settled; rows of -1 come last."""
-    if len(rankings) == 1:
-        return rankings[0]
     scores = np.concatenate([ranking.scores for ranking in rankings], axis=1)
     rows = np.concatenate([ranking.rows for ranking in rankings], axis=1)
     order = np.argsort(-scores, axis=1, kind="stable")
@@ -404,12 +403,12 @@ def faiss_module() -> ModuleType:
     return faiss
 
 
-def _without(rows: NDArray[np.int64], own: NDArray[np.int64], k: int) -> NDArray[np.int64]:
-    """`rows` [queries, k + 1] without each query's own row, or without the last: [queries, k]."""
-    others = rows != own[:, None]
+def _without(ranking: Ranking, own: NDArray[np.int64], k: int) -> Ranking:
+    """`ranking` [queries, k + 1] without each query's own row, or without the last: [queries, k]."""
+    others = ranking.rows != own[:, None]
     others[others.all(axis=1), -1] = False
-    kept: NDArray[np.int64] = rows[others].reshape(len(rows), -1)[:, :k]
-    return kept
+    scores, rows = (part[others].reshape(len(own), -1)[:, :k] for part in ranking)
+    return Ranking(scores, rows)
 
 
 def _kind_of(index: Any) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,16 +22,23 @@ from workbench.retrieval.building import (
     Mode,
     Recipe,
     Tally,
+    chosen_kind,
     commit_snapshot,
     kind_of,
     prepared,
     recipe_of,
     refuse_missing,
-    stored_facts,
+    with_plain_metadata,
 )
 from workbench.retrieval.encoders import Encoder, load_encoder
 from workbench.retrieval.filters import Where
-from workbench.retrieval.fusion import fuse_by_rank, fuse_by_score, scaled, varied
+from workbench.retrieval.fusion import (
+    scaled,
+    shares_by_rank,
+    shares_by_score,
+    summed,
+    varied,
+)
 from workbench.retrieval.hits import Explanation, Hit, Vote
 from workbench.retrieval.index_structures import IndexReport, Kind, Ranking
 from workbench.retrieval.rerank import Reranker
@@ -79,6 +86,20 @@ class SearchOptions:
             )
 
 
+class Home(NamedTuple):
+    """The folder that a retriever was opened from or saved to last, and the checksum of its manifest then."""
+
+    folder: Path
+    checksum: str
+
+
+class _State(NamedTuple):
+    """What a retriever holds at one moment; replaced as a whole."""
+
+    snapshot: Snapshot
+    home: Home | None
+
+
 class Retriever:
     """Chunks of a corpus that can be searched. Made by ``build_retriever``, ``open_retriever``.
 
@@ -93,17 +114,13 @@ class Retriever:
     Changes(1 added, 0 replaced, 0 removed, 0 unchanged; 1 chunk embedded, 0 known)
     """
 
-    def __init__(
-        self,
-        snapshot: Snapshot,
-        *,
-        recipe: Recipe,
-        home: tuple[Path, Mapping[str, Any]] | None = None,
-    ) -> None:
-        self._snapshot, self._recipe = snapshot, recipe
-        self._home = home  # the folder it was opened from or saved to last, and its manifest then
-        self._stored = {} if home is None else stored_facts(snapshot, home[1])
+    def __init__(self, snapshot: Snapshot, *, recipe: Recipe, home: Home | None = None) -> None:
+        self._state, self._recipe = _State(snapshot, home), recipe
         self._changing = threading.Lock()
+
+    @property
+    def _snapshot(self) -> Snapshot:
+        return self._state.snapshot
 
     def __len__(self) -> int:
         return len(self._snapshot)
@@ -196,16 +213,15 @@ class Retriever:
             raise ValueError(f"mode={mode!r} is not known; use 'dense', 'lexical' or 'hybrid'")
         if not question.strip():
             raise ValueError("the question is empty; ask with at least one word")
-        if k < 1:
-            raise ValueError(f"k={k} is not a number of hits; ask for k >= 1")
+        k = _checked_k(k)
         if k > len(snapshot):
             raise ValueError(
                 f"k={k} exceeds the {len(snapshot)} chunks in the index; ask for k <= {len(snapshot)}"
             )
         allowed = None if where is None else snapshot.matching(where)
         rankings = self._rankings(snapshot, question, mode, k, allowed, chosen)
-        best = _fused(rankings, chosen)
-        votes = _votes(rankings, question)
+        best, shares = _fused(rankings, chosen)
+        votes = _votes(rankings, shares, question)
         if chosen.reranker is not None:
             best = _reranked(snapshot, question, best, chosen.reranker, votes)
         if chosen.diversity:
@@ -229,8 +245,7 @@ class Retriever:
         snapshot = self._snapshot
         if snapshot.vectors is None:
             raise ValueError("this index has no vectors; build it with mode='hybrid' or 'dense'")
-        if k < 1:
-            raise ValueError(f"k={k} is not a number of hits; ask for k >= 1")
+        k = _checked_k(k)
         if not len(snapshot):
             return []
         length = float(np.linalg.norm(vector))
@@ -243,7 +258,7 @@ class Retriever:
         )
         found = rows[0] >= 0
         best = Ranking(scores[0][found], rows[0][found])
-        votes = _votes({("dense", ""): best}, "")
+        votes = _votes({("dense", ""): best}, [], "")
         if diversity:
             order = varied(best.scores, snapshot.vectors.vectors(best.rows), k, diversity=diversity)
             best = Ranking(best.scores[order], best.rows[order])
@@ -251,7 +266,8 @@ class Retriever:
 
     def view(self) -> Retriever:
         """The retriever as it is now: what is added or deleted later does not show in it."""
-        return Retriever(self._snapshot, recipe=self._recipe, home=self._home)
+        state = self._state
+        return Retriever(state.snapshot, recipe=self._recipe, home=state.home)
 
     def explain(self, hit: Hit, question: str) -> Explanation:
         """Where the score of a hit for `question` comes from: votes, cosine, and BM25 word by word.
@@ -284,15 +300,7 @@ class Retriever:
             place = int(np.searchsorted(snapshot.live_rows, row))
             words = snapshot.lexical().shares(question, place)
             bm25 = float(snapshot.lexical().scores(question)[place])
-        voters = [vote for vote in hit.votes if vote.retriever != "reranker"]
-        by_rank = [1.0 / (60 + vote.rank) for vote in voters]
-        is_fused = len(voters) == len(hit.votes) and np.isclose(sum(by_rank), hit.score)
-        parts = (
-            {vote.retriever: part for vote, part in zip(voters, by_rank, strict=True)}
-            if is_fused and all(vote.query is None for vote in voters)
-            else {}
-        )
-        return Explanation(hit, question, cosine, bm25, words, parts)
+        return Explanation(hit, question, cosine, bm25, words)
 
     def add(
         self,
@@ -305,7 +313,7 @@ class Retriever:
 
         Only what was not embedded before is embedded now. `progress` is told of each document and each batch.
         """
-        given = list(documents)
+        given = [with_plain_metadata(document) for document in documents]
         _refuse_duplicates(given)
         with self._changing:
             old = self._snapshot
@@ -314,41 +322,53 @@ class Retriever:
                 for d in given
                 if d.id not in old.numbers or old.fingerprint(old.numbers[d.id]) != fingerprint(d)
             ]
+            names = {d.id for d in fresh}
             changes = Changes(
                 added=tuple(d.id for d in fresh if d.id not in old.numbers),
                 replaced=tuple(d.id for d in fresh if d.id in old.numbers),
-                unchanged=tuple(d.id for d in given if d not in fresh),
+                unchanged=tuple(d.id for d in given if d.id not in names),
             )
             if not fresh:
                 return changes
             tally = Tally()
-            made = prepared(
-                fresh,
-                self._recipe,
-                known=old.known_vectors,
-                tally=tally,
-                total=len(fresh),
-                progress=progress,
-                cancel=cancel,
+            made = list(
+                prepared(
+                    fresh,
+                    self._recipe,
+                    known=old.known_vectors,
+                    tally=tally,
+                    total=len(fresh),
+                    progress=progress,
+                    cancel=cancel,
+                )
             )
-            snapshot = old.added(memory_segment(made, dim=self._recipe.dim, kind="flat"))
-            self._snapshot = snapshot.merged(self._together)
-            return Changes(
-                changes.added, changes.replaced, (), changes.unchanged, tally.embedded, tally.known
+            rows = sum(len(one.chunks) for one in made)
+            chosen = chosen_kind(self._recipe, rows, is_first=not old.segments)
+            segment = memory_segment(
+                made, dim=self._recipe.dim, kind=chosen.kind, reason=chosen.reason
             )
+            self._state = _State(old.added(segment).merged(self._together), self._state.home)
+            return replace(changes, embedded=tally.embedded, known=tally.known)
 
-    def delete(self, ids: Collection[str]) -> Changes:
+    def delete(
+        self, ids: Iterable[str], *, missing: Literal["error", "ignore"] = "error"
+    ) -> Changes:
         """Delete the documents of these ids.
 
         Raises
         ------
         InputError
-            One of them is not there: nothing is deleted.
+            One of them is not there, and `missing` does not say to pass over it: nothing is deleted.
         """
+        wanted = list(dict.fromkeys(ids))
         with self._changing:
-            refuse_missing(ids, self._snapshot)
-            self._snapshot = self._snapshot.without(ids).merged(self._together)
-        return Changes(removed=tuple(ids))
+            old = self._snapshot
+            if missing == "error":
+                refuse_missing(wanted, old)
+            known = [id for id in wanted if id in old.numbers]
+            if known:
+                self._state = _State(old.without(known).merged(self._together), self._state.home)
+        return Changes(removed=tuple(known))
 
     def save(self, folder: str | Path) -> None:
         """Write the index below `folder`, or what changed since it was opened from there or saved there.
@@ -360,29 +380,30 @@ class Retriever:
         ValueError
             `folder` holds something else than an index of workbench.
         IndexUnusable
-            Another process writes there, or has written there since this retriever was opened from it.
+            Another process writes there, or has written there since this retriever was opened from it, or it holds an
+            index that is newer than this program.
         """
-        home = Path(folder)
+        place = Path(folder)
         with self._changing:
-            same = self._home is not None and self._home[0] == home.resolve()
-            with writing_index(home, anew=not same) as writer:
-                stored: Mapping[int, Mapping[str, Any]] = {}
-                if same and self._home is not None:
-                    if writer.facts.get("checksum") != self._home[1].get("checksum"):
-                        raise IndexUnusable(
-                            f"the index {folder} was changed by another program since it was opened; "
-                            "open it again, or save to another folder"
-                        )
-                    stored = self._stored
-                snapshot = commit_snapshot(writer, self._snapshot, stored, self._recipe)
-                self._home = (home.resolve(), writer.facts)
-            if len(snapshot.segments) != len(self._snapshot.segments):  # merged on the way
-                self._snapshot = snapshot
-            self._stored = stored_facts(self._snapshot, writer.facts)
+            snapshot, home = self._state
+            with writing_index(place) as writer:
+                is_same = home is not None and home.folder == place.resolve()
+                if is_same and home is not None and writer.facts.get("checksum") != home.checksum:
+                    raise IndexUnusable(
+                        f"the index {folder} was changed by another program since it was opened; "
+                        "open it again, or save to another folder"
+                    )
+                stored = commit_snapshot(writer, snapshot, self._recipe)
+                checksum = str(writer.facts["checksum"])
+            if len(stored.segments) == len(snapshot.segments):  # what is in memory stays there
+                pairs = zip(snapshot.segments, stored.segments, strict=True)
+                stored = snapshot.with_segments([replace(a, stored=b.stored) for a, b in pairs])
+            self._state = _State(stored, Home(place.resolve(), checksum))
 
     def _together(self, parts: list[Part]) -> Segment:
         made = (prepared for part in parts for prepared in copied(*part))
-        return memory_segment(made, dim=self._recipe.dim, kind=kind_of(parts, self._recipe))
+        chosen = kind_of(parts, self._recipe)
+        return memory_segment(made, dim=self._recipe.dim, kind=chosen.kind, reason=chosen.reason)
 
     def _rankings(
         self,
@@ -396,11 +417,10 @@ class Retriever:
         """What each voter says of the question and each expansion of it."""
         wordings = [question]
         if options.expand is not None:
-            wordings += [
-                text
-                for text in dict.fromkeys(options.expand(question))
-                if text.strip() and text != question
-            ]
+            others = options.expand(question)
+            if isinstance(others, str):
+                raise ValueError(f"expand gave {others!r}; it must give a list of wordings")
+            wordings += [t for t in dict.fromkeys(others) if t.strip() and t != question]
         is_plain = len(VOTERS[mode]) * len(wordings) == 1
         choosing = options.reranker is not None or options.diversity > 0
         depth = options.candidates or (k if is_plain and not choosing else max(_CANDIDATES, 4 * k))
@@ -515,7 +535,7 @@ def build_retriever(
         progress=progress,
         cancel=cancel,
     )
-    segment = memory_segment(made, dim=recipe.dim, kind=recipe.index)
+    segment = memory_segment(made, dim=recipe.dim, kind=recipe.index, reason="as asked for")
     if not len(segment):
         raise InputError(
             f"no text to index in {len(documents)} documents; add files that hold text"
@@ -547,7 +567,9 @@ def open_retriever(folder: str | Path, *, encoder: Encoder | None = None) -> Ret
     home = Path(folder)
     snapshot, manifest = read_index(home)
     return Retriever(
-        snapshot, recipe=recipe_of(home, manifest, using), home=(home.resolve(), manifest)
+        snapshot,
+        recipe=recipe_of(home, manifest, using),
+        home=Home(home.resolve(), manifest["checksum"]),
     )
 
 
@@ -561,12 +583,16 @@ def _hits(
     ]
 
 
-def _fused(rankings: Mapping[tuple[str, str], Ranking], options: SearchOptions) -> Ranking:
+def _fused(
+    rankings: Mapping[tuple[str, str], Ranking], options: SearchOptions
+) -> tuple[Ranking, list[dict[int, float]]]:
+    """The rankings as one, and what each adds to the score of its rows; nothing where there is one alone."""
     if len(rankings) == 1:
-        return next(iter(rankings.values()))
-    fuse = fuse_by_rank if options.fusion == "rank" else fuse_by_score
+        return next(iter(rankings.values())), []
+    parts = shares_by_rank if options.fusion == "rank" else shares_by_score
     weights = [options.weights.get(voter, 1.0) for voter, _ in rankings]
-    return fuse(list(rankings.values()), weights=weights)
+    shares = parts(list(rankings.values()), weights=weights)
+    return summed(shares), shares
 
 
 def _reranked(
@@ -587,15 +613,26 @@ def _reranked(
     return Ranking(scores[order], best.rows[order])
 
 
-def _votes(rankings: Mapping[tuple[str, str], Ranking], question: str) -> dict[int, list[Vote]]:
+def _votes(
+    rankings: Mapping[tuple[str, str], Ranking],
+    shares: Sequence[Mapping[int, float]],
+    question: str,
+) -> dict[int, list[Vote]]:
     votes: dict[int, list[Vote]] = {}
-    for (voter, wording), ranking in rankings.items():
+    for number, ((voter, wording), ranking) in enumerate(rankings.items()):
         query = None if wording == question else wording
         for rank, (score, row) in enumerate(
             zip(ranking.scores.tolist(), ranking.rows.tolist(), strict=True), 1
         ):
-            votes.setdefault(row, []).append(Vote(voter, rank, score, query))
+            share = shares[number][row] if shares else None
+            votes.setdefault(row, []).append(Vote(voter, rank, score, query, share))
     return votes
+
+
+def _checked_k(k: int) -> int:
+    if not isinstance(k, int | np.integer) or k < 1:
+        raise ValueError(f"k={k} is not a number of hits; ask for k >= 1")
+    return int(k)
 
 
 def _refuse_duplicates(documents: Sequence[Document]) -> None:

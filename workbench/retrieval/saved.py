@@ -12,7 +12,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ import numpy as np
 from workbench.errors import IndexUnusable
 from workbench.retrieval.index_structures import Kind
 from workbench.retrieval.lexical import LexicalIndex
-from workbench.retrieval.segments import FILES, SegmentWriter, copied, open_segment
+from workbench.retrieval.segments import FILES, Segment, SegmentWriter, copied, open_segment
 from workbench.retrieval.snapshot import Part, Snapshot
 from workbench.store import MANIFEST, sha256_bytes, sha256_file, sync_folder, write_atomic
 
@@ -30,29 +30,32 @@ FORMAT_VERSION = 2  # raise it when an older program could no longer read the fo
 IGNORE, LOCK, SEGMENTS, CACHE = ".workbenchignore", ".lock", "segments", "embeddings.cache"
 REMEDY = "build it again with `workbench index`"
 _OURS = re.compile(  # what a writer that died may leave behind
-    rf"\.?({MANIFEST}|{IGNORE[1:]})(\..*)?|{LOCK}|{CACHE}|deleted-\d+\.npy"
-    rf"|words-\d+/[\w.]+\.(json|npy)|{SEGMENTS}/(\.new-)?[0-9a-f]+/({'|'.join(map(re.escape, FILES))})"
+    rf"\.{{0,2}}({MANIFEST}|{IGNORE[1:]})(\..*)?|{LOCK}|{CACHE}|deleted-\d+\.npy"
+    rf"|words-\d+/[\w.]+\.(json|npy)|{SEGMENTS}/(\.new-)?[-0-9a-f]+/({'|'.join(map(re.escape, FILES))})"
 )
+_SYSTEM = re.compile(
+    r"(.*/)?(\.DS_Store|\._.*|Thumbs\.db|desktop\.ini|\.nfs[0-9a-f]+)"
+)  # files of no one
 
 
 class IndexWriter:
     """Writes into an index folder that is locked. Made by :func:`writing_index`.
 
-    `snapshot` is what the folder held, `facts` its manifest, empty for a new index. Nothing that is written counts
-    before :meth:`commit`.
+    `facts` is the manifest of the folder as far as it can be read, empty for a new index. Nothing that is written
+    counts before :meth:`commit`.
     """
 
-    def __init__(self, folder: Path, snapshot: Snapshot | None, facts: dict[str, Any]) -> None:
-        self.folder, self.snapshot, self.facts = folder, snapshot, facts
+    def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
+        self.folder, self.facts = folder, facts
 
     def new_segment(self, *, dim: int | None) -> SegmentWriter:
         """A writer of a new segment in the folder."""
         return SegmentWriter(self.folder / SEGMENTS / f".new-{secrets.token_hex(8)}", dim=dim)
 
     def filled(
-        self, parts: Sequence[Part], *, dim: int | None, kind: Kind | Literal["auto"]
-    ) -> dict[str, Any]:
-        """A new segment of these documents of others; its facts for the manifest."""
+        self, parts: Sequence[Part], *, dim: int | None, kind: Kind | Literal["auto"], reason: str
+    ) -> Segment:
+        """A new segment of these documents of others."""
         writer = self.new_segment(dim=dim)
         try:
             for segment, ordinals in parts:
@@ -60,24 +63,35 @@ class IndexWriter:
                     writer.add(document, chunks, vectors)
         finally:
             writer.close()
-        return self.finished(writer, kind=kind)
+        return self.finished(writer, kind=kind, reason=reason)
 
-    def finished(self, writer: SegmentWriter, *, kind: Kind | Literal["auto"]) -> dict[str, Any]:
-        """Finish a segment and give it the name that follows from its files; its facts for the manifest."""
-        facts = writer.finish(kind=kind)
+    def finished(
+        self, writer: SegmentWriter, *, kind: Kind | Literal["auto"], reason: str
+    ) -> Segment:
+        """Finish a segment, give it the name that follows from its files, and open it."""
+        facts = writer.finish(kind=kind, reason=reason)
         sums = {path.name: sha256_file(path) for path in sorted(writer.folder.iterdir())}
         name = sha256_bytes(json.dumps(sums, sort_keys=True).encode())[:16]
         home = self.folder / SEGMENTS / name
-        if any(segment["name"] == name for segment in self.facts.get("segments", [])):
-            _remove(writer.folder)  # the index holds the very same files
+        if home.exists() and not _damaged(home, sums):
+            _remove(writer.folder)  # the very same files are there
         else:
-            _remove(home)
+            if (
+                home.exists()
+            ):  # of the same name, and damaged: it may be in the manifest, so it stays for now
+                name = f"{name}-{secrets.token_hex(4)}"
+                home = self.folder / SEGMENTS / name
             writer.folder.rename(home)
-        return {**facts, "name": name, "files": sums}
+        return open_segment(home, {**facts, "name": name, "files": sums})
+
+    def holds(self, segment: Segment) -> bool:
+        """Whether the segment lies in the folder, written before or by this writer."""
+        home = (self.folder / SEGMENTS).resolve()
+        return segment.stored is not None and segment.stored.folder.resolve().parent == home
 
     def commit(
         self,
-        segments: Sequence[Mapping[str, Any]],
+        segments: Sequence[Segment],
         *,
         deleted: Sequence[int],
         words: LexicalIndex | None,
@@ -85,7 +99,8 @@ class IndexWriter:
     ) -> dict[str, Any]:
         """Make these segments, less the documents `deleted`, the index; remove what belongs to none any more."""
         generation = int(self.facts.get("generation", 0)) + 1
-        manifest: dict[str, Any] = {**facts, "segments": list(segments), "generation": generation}
+        told = [dict(segment.stored.facts) for segment in segments if segment.stored is not None]
+        manifest: dict[str, Any] = {**facts, "segments": told, "generation": generation}
         files: dict[str, str] = {}
         number = f"{generation:06d}"
         if deleted:
@@ -99,9 +114,8 @@ class IndexWriter:
             _remove(home)
             words.save(home)
             files |= {f"{home.name}/{p.name}": sha256_file(p) for p in sorted(home.iterdir())}
-        for segment in segments:
-            for name, digest in segment["files"].items():
-                files[f"{SEGMENTS}/{segment['name']}/{name}"] = digest
+        for one in told:
+            files |= {f"{SEGMENTS}/{one['name']}/{n}": digest for n, digest in one["files"].items()}
         manifest |= {"files": files, "format": FORMAT, "format_version": FORMAT_VERSION}
         for name in {file.split("/")[0] for file in files} - {
             SEGMENTS
@@ -109,43 +123,39 @@ class IndexWriter:
             sync_folder(self.folder / name)
         data = _render(manifest)
         write_atomic(self.folder / MANIFEST, data)
-        self.facts = json.loads(data)
-        self._sweep()
+        older, self.facts = self.facts, json.loads(data)
+        self._sweep(older)
         return self.facts
 
-    def _sweep(self) -> None:
-        """Remove what the manifest does not name: older files, and what a writer that died left behind."""
-        kept = {name.split("/")[0] for name in self.facts.get("files", {})}
-        names = {segment["name"] for segment in self.facts.get("segments", [])}
-        for path in self.folder.iterdir():
-            if path.name in kept or path.name in (MANIFEST, IGNORE, LOCK, SEGMENTS):
-                continue
-            _remove(path)
-        for path in (self.folder / SEGMENTS).iterdir():
-            if path.name not in names:
+    def _sweep(self, older: Mapping[str, Any]) -> None:
+        """Remove what only the `older` manifest names, and what a writer that died left behind; nothing else."""
+        kept = {*self.facts["files"], MANIFEST, IGNORE, LOCK}
+        gone = set(older.get("files", {}))
+        for path in [*self.folder.rglob("*")]:
+            name = path.relative_to(self.folder).as_posix()
+            if not path.is_dir() and name not in kept and (name in gone or _OURS.fullmatch(name)):
                 _remove(path)
+        for path in sorted(self.folder.rglob("*"), reverse=True):
+            if path.is_dir() and path.name != SEGMENTS:
+                with suppress(OSError):  # not empty: somebody else's
+                    path.rmdir()
 
 
 @contextmanager
-def writing_index(folder: Path, *, anew: bool = False) -> Iterator[IndexWriter]:
+def writing_index(folder: Path) -> Iterator[IndexWriter]:
     """Lock `folder` and yield a writer of it; what it does not commit is removed by the next one.
-
-    With `anew` what the folder holds is not even opened: the next commit replaces it, damaged or not.
 
     Raises
     ------
     ValueError
         `folder` holds something that is no part of an index: nothing of it is touched.
     IndexUnusable
-        Another process writes into it, or, without `anew`, what it holds is damaged or newer than this program.
+        Another process writes into it, or it holds an index that is newer than this program.
     """
     from filelock import FileLock, Timeout
 
     refuse_foreign(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / IGNORE).exists():
-        # an index that lies in the folder it was made from is no document of the next one
-        write_atomic(folder / IGNORE, b"*\n")
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
@@ -154,17 +164,26 @@ def writing_index(folder: Path, *, anew: bool = False) -> Iterator[IndexWriter]:
             f"another process is writing the index {folder}; try again when it has ended"
         ) from error
     try:
+        facts = _parse(_bytes_or_none(folder / MANIFEST) or b"") or {}
+        refuse_newer(folder, facts)
+        if not (folder / IGNORE).exists():
+            # an index that lies in the folder it was made from is no document of the next one
+            write_atomic(folder / IGNORE, b"*\n")
         (folder / SEGMENTS).mkdir(exist_ok=True)
-        if anew or not (folder / MANIFEST).exists():
-            facts = _parse(_bytes_or_none(folder / MANIFEST) or b"") or {}
-            yield IndexWriter(folder, None, {"generation": facts.get("generation", 0)})
-        else:
-            snapshot, facts = read_index(folder)
-            yield IndexWriter(folder, snapshot, facts)
+        yield IndexWriter(folder, facts)
     finally:
         for unfinished in (folder / SEGMENTS).glob(".new-*"):
             _remove(unfinished)
         lock.release()
+
+
+def refuse_newer(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """``IndexUnusable`` if the manifest was written by a newer program."""
+    version = manifest.get("format_version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise IndexUnusable(
+            f"the index {folder} has format {version}, newer than this program's {FORMAT_VERSION}; update workbench"
+        )
 
 
 def read_index(folder: Path) -> tuple[Snapshot, dict[str, Any]]:
@@ -204,11 +223,17 @@ def refuse_foreign(folder: Path) -> None:
         return
     if not folder.is_dir():
         raise ValueError(f"{folder} is a file; choose a folder for the index")
-    manifest = _parse(_bytes_or_none(folder / MANIFEST) or b"")
+    data = _bytes_or_none(folder / MANIFEST)
+    manifest = None if data is None else _parse(data)
     named = (manifest or {}).get("files", {}).keys()
-    is_ours = manifest is not None or _bytes_or_none(folder / IGNORE) == b"*\n"
     present = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
-    strangers = {n for n in present if not (is_ours and (n in named or _OURS.fullmatch(n)))}
+    strangers = {
+        name
+        for name in present
+        if name not in named and not _OURS.fullmatch(name) and not _SYSTEM.fullmatch(name)
+    }
+    if data is not None and manifest is None and _bytes_or_none(folder / IGNORE) != b"*\n":
+        strangers.add(MANIFEST)
     if strangers:
         raise ValueError(
             f"{folder} holds {min(strangers)!r}, which is no part of an index; "
@@ -238,13 +263,10 @@ def _checked_manifest(folder: Path, data: bytes | None) -> dict[str, Any]:
         raise IndexUnusable(
             f"{folder / MANIFEST} is damaged or belongs to something else; {REMEDY}"
         )
-    version = manifest.get("format_version")
-    if version != FORMAT_VERSION:
-        relation = "newer" if isinstance(version, int) and version > FORMAT_VERSION else "older"
-        remedy = f"update workbench or {REMEDY}" if relation == "newer" else REMEDY
+    refuse_newer(folder, manifest)
+    if (version := manifest.get("format_version")) != FORMAT_VERSION:
         raise IndexUnusable(
-            f"the index {folder} has format {version}, {relation} than this program's "
-            f"{FORMAT_VERSION}; {remedy}"
+            f"the index {folder} has format {version}, older than this program's {FORMAT_VERSION}; {REMEDY}"
         )
     if data != _render(manifest):
         raise IndexUnusable(f"{folder / MANIFEST} was changed after it was written; {REMEDY}")
@@ -287,12 +309,16 @@ def _bytes_or_none(path: Path) -> bytes | None:
         return None
 
 
+def _damaged(folder: Path, sums: Mapping[str, str]) -> bool:
+    """Whether a segment's folder holds other files than these."""
+    present = {path.name for path in folder.iterdir()}
+    return present != sums.keys() or any(sha256_file(folder / n) != d for n, d in sums.items())
+
+
 def _remove(path: Path) -> None:
-    """Remove a file or folder; where a reader still holds it open and the system objects, it stays for the next."""
+    """Remove a file or folder; where the system objects, as for one that is open, it stays for the next writer."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        try:
+        with suppress(OSError):
             path.unlink(missing_ok=True)
-        except PermissionError:
-            pass

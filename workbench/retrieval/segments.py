@@ -9,11 +9,12 @@ size, and processes that open the same folder share their memory.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple, overload
+from typing import IO, Any, Generic, Literal, NamedTuple, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +39,7 @@ FILES = (
     VECTORS,
     STRUCTURE,
 )
-_READ_AT_ONCE = 512  # documents kept that were read from a folder
+_CHARACTERS_KEPT = 4_000_000  # of documents that were read from a folder
 
 
 class Prepared(NamedTuple):
@@ -49,11 +50,18 @@ class Prepared(NamedTuple):
     vectors: NDArray[np.float32] | None
 
 
+class Stored(NamedTuple):
+    """The folder of a segment, and what its writer told of it."""
+
+    folder: Path
+    facts: Mapping[str, Any]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Segment:
     """Documents in order, their chunks in order (`chunks` [n] of dtype ``CHUNK``), and the chunks' vectors or none.
 
-    `folder` is where it lies, None in memory.
+    `stored` is where it lies and what the manifest says of it, None in memory.
     """
 
     documents: Sequence[Document]
@@ -61,7 +69,7 @@ class Segment:
     fingerprints: Sequence[str]
     chunks: NDArray[Any]
     vectors: VectorSegment | None
-    folder: Path | None = None
+    stored: Stored | None = None
 
     def __len__(self) -> int:
         return len(self.chunks)
@@ -99,9 +107,9 @@ def chunk_rows(chunks: Iterable[Chunk], keys: Iterable[str], ordinal: int) -> ND
 
 
 def memory_segment(
-    made: Iterable[Prepared], *, dim: int | None, kind: Kind | Literal["auto"]
+    made: Iterable[Prepared], *, dim: int | None, kind: Kind | Literal["auto"], reason: str
 ) -> Segment:
-    """A segment in memory, its structure built."""
+    """A segment in memory, its structure built; `reason` is why it has this `kind`."""
     documents: list[Document] = []
     rows: list[NDArray[Any]] = [np.empty(0, dtype=CHUNK)]
     vectors: list[NDArray[np.float32]] = []
@@ -115,7 +123,7 @@ def memory_segment(
     held = None
     if dim is not None:
         together = np.concatenate([np.empty((0, dim), dtype=np.float32), *vectors])
-        held = build_segment(together, kind=kind)
+        held = build_segment(together, kind=kind, reason=reason)
     ids = [document.id for document in documents]
     prints = [fingerprint(document) for document in documents]
     return Segment(tuple(documents), ids, prints, np.concatenate(rows), held)
@@ -171,7 +179,7 @@ class SegmentWriter:
         if self._vectors is not None and vectors is not None:
             self._vectors.write(np.ascontiguousarray(vectors, dtype="<f4").tobytes())
 
-    def finish(self, *, kind: Kind | Literal["auto"] = "auto") -> dict[str, Any]:
+    def finish(self, *, kind: Kind | Literal["auto"], reason: str) -> dict[str, Any]:
         """Write the rest, build the structure, and tell what :func:`open_segment` must know."""
         self.close()
         places = np.array(self._places, dtype=np.int64).reshape(-1, 4)
@@ -183,7 +191,7 @@ class SegmentWriter:
         facts: dict[str, Any] = {"documents": len(self._ids), "chunks": self._rows}
         if self.dim is not None:
             vectors = _mapped_vectors(self.folder, self._rows, self.dim)
-            segment = build_segment(vectors, kind=kind)
+            segment = build_segment(vectors, kind=kind, reason=reason)
             if segment.structure is not None:
                 segment.structure.save(self.folder / STRUCTURE)
             facts |= {"dim": self.dim, "index": segment.report.to_dict()}
@@ -219,7 +227,8 @@ def open_segment(folder: Path, facts: Mapping[str, Any]) -> Segment:
                 report.kind, folder / STRUCTURE, dim=facts["dim"], count=rows
             )
         vectors = VectorSegment(array, report, structure)
-    return Segment(StoredDocuments(folder, places), ids, prints, chunks, vectors, folder)
+    documents = StoredDocuments(folder, places)
+    return Segment(documents, ids, prints, chunks, vectors, Stored(folder, facts))
 
 
 class StoredDocuments(Sequence[Document]):
@@ -229,7 +238,9 @@ class StoredDocuments(Sequence[Document]):
         self._places = places
         self._texts = _mapped_bytes(folder / "texts.utf8")
         self._facts = _mapped_bytes(folder / "documents.jsonl")
-        self._read = lru_cache(maxsize=_READ_AT_ONCE)(self._read_one)
+        self._recent: Recent[Document] = Recent(
+            _CHARACTERS_KEPT, lambda document: len(document.text)
+        )
 
     def __len__(self) -> int:
         return len(self._places)
@@ -243,7 +254,7 @@ class StoredDocuments(Sequence[Document]):
             return [self[i] for i in range(*ordinal.indices(len(self)))]
         if not -len(self) <= ordinal < len(self):
             raise IndexError(f"document {ordinal} of {len(self)}")
-        return self._read(ordinal % len(self))
+        return self._recent.get(ordinal % len(self), self._read_one)
 
     def outline(self, ordinal: int) -> Document:
         """The document without its text and spans: what a filter looks at."""
@@ -259,6 +270,33 @@ class StoredDocuments(Sequence[Document]):
         start, stop = self._places[ordinal, 2:]
         facts: dict[str, Any] = json.loads(self._facts[start:stop].tobytes())
         return facts
+
+
+Item = TypeVar("Item")
+
+
+class Recent(Generic[Item]):
+    """What was made last, by number, up to a total `most` of its weights (at least one item)."""
+
+    def __init__(self, most: int, weight: Callable[[Item], int] = lambda _: 1) -> None:
+        self._most, self._weight, self._total = most, weight, 0
+        self._items: OrderedDict[int, Item] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, number: int, make: Callable[[int], Item]) -> Item:
+        """The item of this number, made now if it is not kept."""
+        with self._lock:
+            if number in self._items:
+                self._items.move_to_end(number)
+                return self._items[number]
+        item = make(number)
+        with self._lock:
+            if number not in self._items:
+                self._items[number] = item
+                self._total += self._weight(item)
+            while self._total > self._most and len(self._items) > 1:
+                self._total -= self._weight(self._items.popitem(last=False)[1])
+        return item
 
 
 def copied(segment: Segment, ordinals: Iterable[int]) -> Iterator[Prepared]:

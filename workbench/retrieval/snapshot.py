@@ -5,9 +5,10 @@ A snapshot never changes; adding, replacing and deleting documents give a new on
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import accumulate
 from typing import Any, overload
 
@@ -16,11 +17,17 @@ from numpy.typing import NDArray
 
 from workbench.corpus.chunks import Chunk
 from workbench.corpus.documents import Document
-from workbench.retrieval.filters import Column, Where, matching_rows, unknown_field
+from workbench.retrieval.filters import (
+    Column,
+    Where,
+    matching_rows,
+    plain_filter,
+    unknown_field,
+)
 from workbench.retrieval.index import VectorIndex
 from workbench.retrieval.index_structures import Ranking
 from workbench.retrieval.lexical import LexicalIndex
-from workbench.retrieval.segments import Segment, StoredDocuments
+from workbench.retrieval.segments import Recent, Segment, StoredDocuments
 
 Part = tuple[Segment, list[int]]  # a segment, and the places in it of some of its documents
 MANY_DELETED = 0.25  # the share of a segment's rows beyond which what is left is written anew
@@ -62,7 +69,7 @@ class Snapshot:
             self.vectors = VectorIndex(held, dim=dim, alive=self.alive)
         self._words = words
         self._lock = threading.Lock()
-        self.chunk = lru_cache(maxsize=_CHUNKS_KEPT)(self._chunk)
+        self._recent: Recent[Chunk] = Recent(_CHUNKS_KEPT)
         self._filtered: dict[str, NDArray[np.bool_]] = {}
 
     def __len__(self) -> int:
@@ -92,6 +99,10 @@ class Snapshot:
     def live_rows(self) -> NDArray[np.int64]:
         """The rows that are not deleted, ascending."""
         return np.flatnonzero(self.alive)
+
+    def chunk(self, row: int) -> Chunk:
+        """The chunk in this row, deleted or not."""
+        return self._recent.get(row, self._chunk)
 
     def document(self, number: int) -> Document:
         """The document of this number, deleted or not."""
@@ -128,7 +139,8 @@ class Snapshot:
         ValueError
             `where` is no filter, or names a field that no document has.
         """
-        key = repr(where)
+        where = plain_filter(where)
+        key = json.dumps(where, sort_keys=True)
         with self._lock:
             known = self._filtered.get(key)
         if known is None:
@@ -145,7 +157,8 @@ class Snapshot:
         >>> Snapshot(dim=None).fields()
         ['document', 'title', 'language', 'format', 'page', 'section']
         """
-        metadata = dict.fromkeys(name for facts in self._outlines for name in facts.metadata)
+        alive = zip(self._outlines, self.alive_documents, strict=True)
+        metadata = dict.fromkeys(name for facts, lives in alive if lives for name in facts.metadata)
         return [
             *_OF_DOCUMENT,
             *_OF_CHUNK,
@@ -172,10 +185,11 @@ class Snapshot:
         bounds = list(zip(self._row_starts[:-1], self._row_starts[1:], strict=True))
         live = [int(self.alive[start:stop].sum()) for start, stop in bounds]
         parts = list(self.live_ordinals())
+        sizes = [count + len(ordinals) for count, (_, ordinals) in zip(live, parts, strict=True)]
         segments: list[Segment] = []
         deleted: list[int] = []
         count = 0
-        for group in merge_plan(live):
+        for group in merge_plan(sizes):
             number = group[0]
             start, stop = bounds[number]
             if len(group) == 1 and stop - start - live[number] <= MANY_DELETED * (stop - start):
@@ -192,6 +206,10 @@ class Snapshot:
             return self
         return Snapshot(segments, dim=self.dim, deleted=deleted)
 
+    def with_segments(self, segments: Sequence[Segment]) -> Snapshot:
+        """The same documents and chunks in other segments: one for each, stored elsewhere."""
+        return Snapshot(segments, dim=self.dim, deleted=self.deleted(), words=self._words)
+
     def deleted(self) -> list[int]:
         """Numbers of the deleted documents, ascending."""
         found: list[int] = np.flatnonzero(~self.alive_documents).tolist()
@@ -205,18 +223,23 @@ class Snapshot:
 
     def known_vectors(self, keys: Collection[str]) -> dict[str, NDArray[np.float32]]:
         """The vectors of what was embedded under these keys, as far as it is known."""
-        wanted = {key.encode(): key for key in keys}
-        found: dict[str, NDArray[np.float32]] = {}
-        for segment in self.segments:
-            if segment.vectors is None or not wanted:
-                continue
-            rows = np.flatnonzero(
-                np.isin(segment.chunks["key"], np.array(list(wanted), dtype="S32"))
-            )
-            for row in rows.tolist():
-                key = segment.chunks["key"][row].item()
-                found[wanted[key]] = np.array(segment.vectors.vectors[row])
-        return found
+        if self.vectors is None or not keys:
+            return {}
+        known, rows = self._sorted_keys
+        wanted = np.array([key.encode() for key in keys], dtype="S32")
+        places = np.searchsorted(known, wanted)
+        found = places < len(known)
+        found[found] = known[places[found]] == wanted[found]
+        vectors = self.vectors.vectors(rows[places[found]])
+        return {key.decode(): v for key, v in zip(wanted[found].tolist(), vectors, strict=True)}
+
+    @cached_property
+    def _sorted_keys(self) -> tuple[NDArray[np.bytes_], NDArray[np.int64]]:
+        """Keys of all rows, deleted ones included, in order, and the rows that have them."""
+        empty = np.empty(0, dtype="S32")
+        keys = np.concatenate([empty, *(segment.chunks["key"] for segment in self.segments)])
+        rows = np.argsort(keys, kind="stable")
+        return keys[rows], rows
 
     def _place(self, number: int, starts: Sequence[int]) -> tuple[Segment, int]:
         which = int(np.searchsorted(starts, number, side="right")) - 1
@@ -262,7 +285,8 @@ class Snapshot:
         else:
             key = name.removeprefix("metadata.")
             values = [document.metadata.get(key) for document in self._outlines]
-            if self._outlines and all(value is None for value in values):
+            alive = zip(values, self.alive_documents, strict=True)
+            if len(self) and all(value is None for value, lives in alive if lives):
                 raise unknown_field(key, self.fields())
         column = Column.of(values)
         return Column(column.codes[self.document_of_row], column.values)
@@ -311,7 +335,7 @@ class _Chunks(Sequence[Chunk]):
 
 
 def merge_plan(live: Sequence[int]) -> list[list[int]]:
-    """Which neighbouring segments shall be one, given their numbers of live rows: only the last ones ever are.
+    """Which neighbouring segments shall be one, given the sizes of what lives in them: only the last ones ever are.
 
     >>> merge_plan([1000, 40, 30]), merge_plan([1000, 40, 10]), merge_plan([10, 10, 10])
     ([[0], [1, 2]], [[0], [1], [2]], [[0, 1, 2]])
