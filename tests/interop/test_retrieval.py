@@ -195,6 +195,24 @@ def test_a_document_from_the_retriever_tells_its_place() -> None:
     assert [d.metadata["source"] for d in only.invoke("valve")] == ["1.md"]
 
 
+def test_a_retriever_over_few_chunks_gives_what_there_is_and_keeps_the_metadata() -> None:
+    own = {"title": "My title", "rank": "captain", "page": 7}
+    corpus = Corpus((OurDocument("a.md", "Eels are smoked.", "Eels", metadata=own),))
+    found = WorkbenchRetriever(retriever=build_retriever(corpus)).invoke("When are eels smoked?")
+    assert len(found) == 1
+    assert {name: found[0].metadata[name] for name in own} == own
+    assert found[0].metadata["hit"]["rank"] == 1 and found[0].metadata["source"] == "a.md"
+
+
+def test_a_store_with_a_structure_builds_it_for_its_first_texts() -> None:
+    texts = [f"text {n}" for n in range(300)]
+    store = WorkbenchVectorStore.from_texts(texts, DeterministicFakeEmbedding(size=8), index="hnsw")
+    report = store.retriever.report
+    assert report is not None and report.kind == "hnsw"
+    store.add_texts(["one more"])
+    assert len(store.similarity_search("text", k=301)) == 301
+
+
 def test_an_answer_from_a_store_of_langchain_cites_its_documents() -> None:
     store = InMemoryVectorStore(WorkbenchEmbeddings())
     store.add_documents(

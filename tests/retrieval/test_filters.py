@@ -76,6 +76,8 @@ def test_a_filter_lets_the_right_rows_through(where: Any, expected: list[int]) -
         ({"$or": {"a": 1}}, r"\$or takes a list of filters"),
         ({"$or": []}, r"\$or takes a list of filters"),
         ({"$not": 3}, "where=3 is no filter"),
+        ({1: 2}, "where={1: 2} is no filter"),
+        ({"$and": [1]}, "where=1 is no filter"),
     ],
 )
 def test_what_is_no_filter_is_refused(where: Any, message: str) -> None:
@@ -109,6 +111,10 @@ def test_terms_of_the_command_line() -> None:
         parsed_terms(["language"])
     with pytest.raises(ValueError, match="is no JSON"):
         parsed_terms(["{a"])
+    assert parsed_terms(["title=NaN"]) == {"title": {"$eq": "NaN"}}
+    for term in ("language==de", "year=>2001", "year=<2001"):
+        with pytest.raises(ValueError, match="is no filter; write = for equal"):
+            parsed_terms([term])
 
 
 def test_an_unknown_field_names_what_is_near() -> None:

@@ -152,6 +152,24 @@ def test_tuning_takes_the_least_effort_that_reaches_the_target() -> None:
 
 
 @pytest.mark.parametrize("kind", APPROXIMATE)
+def test_copies_count_as_found_and_keep_the_order_of_rows(kind: Any) -> None:
+    distinct = clustered(400, 16, 12)
+    vectors = np.repeat(distinct, 5, axis=0)
+    index = VectorIndex.build(vectors, kind=kind)
+    assert index.report.recall >= 0.95
+    allowed = np.random.default_rng(0).random(2000) < 0.9
+    found = index.search(distinct[:40], 5, allowed=allowed)
+    assert_same(found, brute_force(vectors, distinct[:40], 5, allowed))
+
+
+def test_one_vector_and_none_can_be_indexed() -> None:
+    for kind in KINDS:
+        report = VectorIndex.build(unit_vectors(1, 8, 0), kind=kind).report  # type: ignore[arg-type]
+        assert report.recall == 1.0 and "not reached" not in str(report)
+        assert build_segment(np.empty((0, 8), np.float32), kind=kind).report.kind == "flat"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", APPROXIMATE)
 @pytest.mark.parametrize("share", [0.002, 0.05, 0.5, 0.999])
 def test_a_filter_over_a_structure_is_exact_and_complete(kind: Any, share: float) -> None:
     vectors, queries = clustered(3000, 16, 5), clustered(20, 16, 6)

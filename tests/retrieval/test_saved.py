@@ -553,3 +553,189 @@ def test_a_writer_cleans_up_after_one_that_died(tmp_path: Path) -> None:
     update_index(tmp_path, documents("One.", "Two."), recipe=recipe)
     assert len(list((tmp_path / "segments").iterdir())) == 1
     assert not (tmp_path / "embeddings.cache").exists()
+
+
+# -- what a review found ------------------------------------------------------------------------------------------
+
+
+def test_a_view_of_a_changed_retriever_searches_and_saves_all(tmp_path: Path) -> None:
+    build_retriever(Corpus(tuple(documents(*"abcdefghij"))), encoder=Lengths()).save(tmp_path / "i")
+    retriever = open_retriever(tmp_path / "i", encoder=Lengths())
+    retriever.add([Document(f"n{n}.txt", f"New {n}.", "") for n in range(10)])
+    view = retriever.view()
+    assert len(view.search("New", k=20, mode="dense")) == 20
+    view.save(tmp_path / "i")
+    assert len(held(tmp_path / "i")) == 20
+    with pytest.raises(IndexUnusable, match="was changed by another program"):
+        retriever.save(tmp_path / "i")
+
+
+def test_every_segment_is_written_however_often_others_were_merged_away(tmp_path: Path) -> None:
+    import gc
+
+    retriever = build_retriever(Corpus(tuple(documents(*"abcdefgh"))), encoder=Lengths())
+    retriever.save(tmp_path)
+    for step in range(60):
+        retriever.add(
+            [Document(f"s{step}-{n}.txt", f"{step} {n}", "") for n in range(step % 5 + 1)]
+        )
+        gc.collect()
+        if step % 3 == 2:
+            retriever.save(tmp_path)
+            assert len(held(tmp_path)) == len(retriever.documents)
+
+
+@pytest.mark.parametrize("spoil", ["recipe", "byte", "version"])
+def test_adding_to_an_index_that_cannot_be_gone_on_with_is_refused(
+    spoil: str, tmp_path: Path
+) -> None:
+    update_index(tmp_path, documents("One.", "Two."), recipe=Recipe(Lengths()))
+    recipe = Recipe(Lengths(), max_tokens=64) if spoil == "recipe" else Recipe(Lengths())
+    if spoil == "byte":
+        flip(the(tmp_path, "texts.utf8"), 0)
+    if spoil == "version":
+        manifest = json.loads((tmp_path / "manifest.json").read_bytes())
+        (tmp_path / "manifest.json").write_bytes(_render({**manifest, "format_version": 3}))
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    with pytest.raises(IndexUnusable, match=r"another chunking|is damaged|newer than this"):
+        update_index(tmp_path, [Document("x", "X.", "")], recipe=recipe, keep_others=True)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+    if spoil == "version":
+        with pytest.raises(IndexUnusable, match="newer than this program's 2; update workbench"):
+            update_index(tmp_path, documents("One."), recipe=recipe)
+
+
+def test_another_structure_is_built_without_embedding_again(tmp_path: Path) -> None:
+    recipe = Recipe(Lengths(), index="hnsw")
+    update_index(tmp_path, documents(*map(str, range(50))), recipe=Recipe(Lengths()))
+    changes = update_index(tmp_path, documents(*map(str, range(50))), recipe=recipe)
+    encoder: Any = recipe.encoder
+    assert len(changes.unchanged) == 50 and not encoder.embedded
+    report = open_retriever(tmp_path, encoder=encoder).report
+    assert report is not None and report.kind == "hnsw" and len(held(tmp_path)) == 50
+
+
+def test_saving_the_same_corpus_again_never_takes_the_index_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = Corpus(tuple(documents("One.", "Two.")))
+    build_retriever(corpus, encoder=Lengths()).save(tmp_path)
+
+    def dies(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "rename", dies)
+    monkeypatch.setattr("workbench.retrieval.saved.write_atomic", dies)
+    with pytest.raises(KeyboardInterrupt):
+        build_retriever(corpus, encoder=Lengths()).save(tmp_path)
+    assert len(held(tmp_path)) == 2
+
+
+def test_files_that_are_not_ours_survive_and_those_of_the_system_do_not_hinder(
+    tmp_path: Path,
+) -> None:
+    index = tmp_path / "index"
+    update_index(index, documents("One."), recipe=Recipe(Lengths()))
+    (index / ".DS_Store").write_bytes(b"x")
+    (index / "..workbenchignore.abc123").write_bytes(
+        b""
+    )  # of a writer that died in its first moment
+
+    def during(step: Any) -> None:
+        (index / "mine").mkdir(exist_ok=True)
+        (index / "mine" / "notes.txt").write_text("mine")
+
+    update_index(index, documents("One.", "Two."), recipe=Recipe(Lengths()), progress=during)
+    assert len(held(index)) == 2
+    assert (index / "mine" / "notes.txt").read_text() == "mine" and (index / ".DS_Store").exists()
+
+
+def test_a_sweep_that_fails_does_not_fail_the_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    retriever = build_retriever(Corpus(tuple(documents("One."))), encoder=Lengths())
+    retriever.save(tmp_path)
+    real = Path.unlink
+
+    def busy(path: Path, **named: Any) -> None:
+        if path.name.endswith((".npy", ".json")) and "words" in path.as_posix():
+            raise OSError(16, "Device or resource busy")
+        real(path, **named)
+
+    monkeypatch.setattr(Path, "unlink", busy)
+    for n in range(3):
+        retriever.add([Document(f"n{n}.txt", f"New {n}.", "")])
+        retriever.save(tmp_path)
+    assert len(held(tmp_path)) == 4
+
+
+@pytest.mark.parametrize(("value", "what"), [(np.nan, "not finite"), (0.0, "zero")])
+def test_a_vector_without_direction_is_refused_before_it_is_kept(
+    value: float, what: str, tmp_path: Path
+) -> None:
+    class Broken(Lengths):
+        def encode(self, texts: Any, **options: Any) -> np.ndarray:
+            vectors = super().encode(texts, **options)
+            vectors[0] = value
+            return vectors
+
+    with pytest.raises(ValueError, match=f"vector 0 of 2 is {what}; check the encoder"):
+        build_retriever(Corpus(tuple(documents("One.", "Two."))), encoder=Broken())
+    with pytest.raises(ValueError, match=f"vector 0 of 2 is {what}"):
+        update_index(tmp_path, documents("One.", "Two."), recipe=Recipe(Broken()))
+    assert not (tmp_path / "manifest.json").exists()
+
+
+def test_metadata_mean_the_same_in_memory_and_in_a_folder(tmp_path: Path) -> None:
+    from datetime import date
+
+    given = [
+        Document("a", "A.", "", metadata={"tags": (1, 2), "year": 1999}),
+        Document("b", "B.", "", metadata={"tags": [2, 3]}),
+    ]
+    retriever = build_retriever(Corpus(tuple(given)), encoder=Lengths())
+    retriever.save(tmp_path)
+    opened = open_retriever(tmp_path, encoder=Lengths())
+    for where in ({"tags": [1, 2]}, {"tags": 2}, {"tags": (1, 2)}, {"year": {"$gte": np.int64(1)}}):
+        found = [
+            {hit.chunk.document_id for hit in r.search("A", k=2, mode="dense", where=where)}
+            for r in (retriever, opened)
+        ]
+        assert found[0] == found[1] and "a" in found[0]
+    bad = Document("c", "C.", "", metadata={"when": date(2020, 1, 1)})
+    with pytest.raises(ValueError, match="metadata of document 'c' are no JSON values"):
+        retriever.add([bad])
+    with pytest.raises(ValueError, match="metadata of document 'c' are no JSON values"):
+        update_index(tmp_path, [bad], recipe=Recipe(Lengths()))
+
+
+def test_documents_without_text_give_a_sentence_whatever_the_structure(tmp_path: Path) -> None:
+    for kind in ("flat", "hnsw", "ivf-sq8"):
+        with pytest.raises(InputError, match="no text to index in 1 document"):
+            build_retriever(
+                Corpus((Document("a", "", "a"),)),
+                encoder=Lengths(),
+                index=kind,  # type: ignore[arg-type]
+            )
+
+
+def test_two_long_filters_are_told_apart() -> None:
+    given = documents(*map(str, range(40)))
+    retriever = build_retriever(Corpus(tuple(given)), encoder=Lengths())
+    ids = [f"{n}.txt" for n in range(2000)]
+    one, two = np.array(ids[5:]), np.array([*ids[5:20], *ids[500:]])
+    for wanted, count in ((one, 35), (two, 15)):
+        where = {"document": {"$in": wanted}}
+        assert len(retriever.search("x", k=40, mode="dense", where=where)) == count
+
+
+def test_adding_many_documents_takes_time_in_proportion() -> None:
+    class Never(Document):
+        def __eq__(self, other: object) -> bool:
+            raise AssertionError("documents are compared one with all others")
+
+        __hash__ = None  # type: ignore[assignment]
+
+    retriever = build_retriever(Corpus(tuple(documents("One."))), encoder=Lengths())
+    retriever.add([Never(f"n{n}", f"N {n}.", "") for n in range(50)])
+    assert len(retriever) == 51

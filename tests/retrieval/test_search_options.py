@@ -150,6 +150,29 @@ def test_an_expansion_votes_and_says_what_it_asked(market: Retriever) -> None:
     assert [h.chunk for h in hits] == [h.chunk for h in plain]
 
 
+def test_shares_follow_the_weights(market: Retriever) -> None:
+    question = "What does fish 12 cost?"
+    for options in (
+        SearchOptions(weights={"dense": 1.9, "lexical": 0.1}),
+        SearchOptions(fusion="score", weights={"dense": 3.0}),
+        SearchOptions(expand=lambda _: ["price of the fish"]),
+    ):
+        for hit in market.search(question, k=5, options=options):
+            assert sum(vote.share or 0 for vote in hit.votes) == pytest.approx(hit.score)
+    weighted = market.search(question, k=1, options=SearchOptions(weights={"dense": 1.9}))[0]
+    dense = next(vote for vote in weighted.votes if vote.retriever == "dense")
+    assert dense.share == pytest.approx(1.9 / (60 + dense.rank))
+
+
+def test_what_is_no_list_of_wordings_and_no_number_is_refused(market: Retriever) -> None:
+    with pytest.raises(ValueError, match="expand gave 'eel'; it must give a list"):
+        market.search("fish", options=SearchOptions(expand=lambda _: "eel"))
+    with pytest.raises(ValueError, match="none below 0"):
+        market.search("fish", options=SearchOptions(weights={"dense": float("nan")}))
+    with pytest.raises(ValueError, match=r"k=2\.0 is not a number of hits"):
+        market.search("fish", k=2.0)  # type: ignore[arg-type]
+
+
 def test_variety_chooses_unlike_passages(market: Retriever) -> None:
     question = "What is the price of a fish?"
     plain = market.search(question, k=10, mode="dense")
