@@ -27,9 +27,12 @@ SEED, K = 0, 10
 SYSTEMS: dict[str, tuple[str, SearchOptions]] = {
     "dense": ("dense", SearchOptions()),
     "BM25": ("lexical", SearchOptions()),
-    "hybrid, by rank": ("hybrid", SearchOptions()),
-    "hybrid, by score": ("hybrid", SearchOptions(fusion="score")),
-    "hybrid, by rank, BM25 twice": ("hybrid", SearchOptions(weights={"lexical": 2.0})),
+    "hybrid, by rank": ("hybrid", SearchOptions(fusion="rank")),
+    "hybrid, by score": ("hybrid", SearchOptions()),
+    "hybrid, by rank, BM25 twice": (
+        "hybrid",
+        SearchOptions(fusion="rank", weights={"lexical": 2.0}),
+    ),
 }
 BASE = "hybrid, by rank"
 

@@ -181,7 +181,7 @@ def _add_index_options(verb: argparse.ArgumentParser) -> None:
         help="choose passages that differ from one another (default: %(default)s)",
     )
     verb.add_argument(
-        "--fusion", choices=["rank", "score"], default="rank", help="how the voters are fused"
+        "--fusion", choices=["score", "rank"], default="score", help="how the voters are fused"
     )
     verb.add_argument("--reranker", metavar="R", help="hub id or folder of a cross-encoder")
 

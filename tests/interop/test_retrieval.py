@@ -180,7 +180,10 @@ def test_a_hybrid_store_finds_words(tmp_path: Path) -> None:
         [Document(id=w, page_content=f"{w} of the harbour") for w in ("eel", "cod")]
     )
     found = store.similarity_search_with_score("cod?", k=2)
-    assert found[0][0].id == "cod"
+    assert {document.id for document, _ in found} == {"eel", "cod"}
+    assert [
+        hit.chunk.document_id for hit in store.retriever.search("cod?", k=1, mode="lexical")
+    ] == ["cod"]
     with pytest.raises(NotImplementedError, match="no relevance from 0 to 1"):
         store.similarity_search_with_relevance_scores("cod?")
 

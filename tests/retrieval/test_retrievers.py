@@ -18,6 +18,7 @@ from workbench.retrieval.lexical import LexicalIndex
 from workbench.retrieval.retrievers import (
     Hit,
     Retriever,
+    SearchOptions,
     build_retriever,
     open_retriever,
 )
@@ -83,9 +84,22 @@ def test_hybrid_is_the_sum_of_reciprocal_ranks(question: str, retriever: Retriev
         for hit in retriever.search(question, k=whole, mode=mode):  # type: ignore[arg-type]
             sums[hit.chunk.id] += Fraction(1, 60 + hit.rank)
     expected = sorted(sums, key=lambda id: -sums[id])  # stable: ties stay in the order of chunks
-    hits = retriever.search(question, k=whole)
+    hits = retriever.search(question, k=whole, options=SearchOptions(fusion="rank"))
     assert places(hits) == expected
     np.testing.assert_allclose([hit.score for hit in hits], [float(sums[id]) for id in expected])
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_hybrid_is_the_mean_of_scaled_scores(question: str, retriever: Retriever) -> None:
+    sums = {chunk.id: 0.0 for chunk in retriever.chunks}
+    for mode in ("dense", "lexical"):
+        alone = retriever.search(question, k=len(retriever), mode=mode)  # type: ignore[arg-type]
+        low, high = alone[-1].score, alone[0].score
+        for hit in alone:
+            sums[hit.chunk.id] += 0.5 * ((hit.score - low) / (high - low) if high > low else 1.0)
+    hits = retriever.search(question, k=len(retriever))
+    assert [h.score for h in hits] == sorted((h.score for h in hits), reverse=True)
+    assert {h.chunk.id: h.score for h in hits} == pytest.approx(sums)
 
 
 def test_votes_are_the_ranks_and_scores_of_each_voter(retriever: Retriever) -> None:

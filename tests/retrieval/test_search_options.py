@@ -123,7 +123,7 @@ def test_fusion_by_rank_and_score_follow_their_formulas() -> None:
 
 def test_weights_move_hybrid_hits_to_one_voter(market: Retriever) -> None:
     question = "What does fish 12 cost?"
-    only = SearchOptions(weights={"dense": 0.0})
+    only = SearchOptions(fusion="rank", weights={"dense": 0.0})
     by_words = market.search(question, k=3, options=only)
     lexical = market.search(question, k=3, mode="lexical")
     assert [h.chunk for h in by_words] == [h.chunk for h in lexical]
@@ -153,13 +153,15 @@ def test_an_expansion_votes_and_says_what_it_asked(market: Retriever) -> None:
 def test_shares_follow_the_weights(market: Retriever) -> None:
     question = "What does fish 12 cost?"
     for options in (
-        SearchOptions(weights={"dense": 1.9, "lexical": 0.1}),
-        SearchOptions(fusion="score", weights={"dense": 3.0}),
+        SearchOptions(fusion="rank", weights={"dense": 1.9, "lexical": 0.1}),
+        SearchOptions(weights={"dense": 3.0}),
         SearchOptions(expand=lambda _: ["price of the fish"]),
     ):
         for hit in market.search(question, k=5, options=options):
             assert sum(vote.share or 0 for vote in hit.votes) == pytest.approx(hit.score)
-    weighted = market.search(question, k=1, options=SearchOptions(weights={"dense": 1.9}))[0]
+    weighted = market.search(
+        question, k=1, options=SearchOptions(fusion="rank", weights={"dense": 1.9})
+    )[0]
     dense = next(vote for vote in weighted.votes if vote.retriever == "dense")
     assert dense.share == pytest.approx(1.9 / (60 + dense.rank))
 

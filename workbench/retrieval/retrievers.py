@@ -53,14 +53,14 @@ _CANDIDATES = 50  # of each voter, or four for each hit if that is more
 class SearchOptions:
     """How votes become hits.
 
-    `fusion` is by ``"rank"`` (reciprocal rank) or by ``"score"`` (a convex combination of scaled scores); `weights`
+    `fusion` is by ``"score"`` (a convex combination of scaled scores) or by ``"rank"`` (reciprocal rank); `weights`
     says how much each voter counts, 1 unless told (``{"dense": 2.0}``). `expand` gives further wordings of the
     question, which vote as it does. `reranker` scores the candidates anew. `diversity` above 0 chooses among the
     candidates by maximal marginal relevance, 1 being variety alone. `candidates` is how many each voter names: 50 or
     four for each hit, if None. `exact` compares every vector, whatever the index.
     """
 
-    fusion: Literal["rank", "score"] = "rank"
+    fusion: Literal["rank", "score"] = "score"
     weights: Mapping[str, float] = field(default_factory=dict, hash=False)
     expand: Callable[[str], Sequence[str]] | None = None
     reranker: Reranker | None = None
@@ -191,7 +191,7 @@ class Retriever:
 
         ``dense`` ranks by the cosine of sentence vectors; ``lexical`` by BM25, and may find fewer
         than `k`, for a chunk that shares no word is no hit; ``hybrid`` asks both and fuses their
-        ranks. `where` is a filter such as ``{"language": "de"}``: only chunks it lets through are
+        scores. `where` is a filter such as ``{"language": "de"}``: only chunks it lets through are
         searched, so `k` of them are found if there are as many. A question longer than the encoder
         reads is not cut: only ``mode="lexical"`` takes it.
 
@@ -522,7 +522,7 @@ def build_retriever(
     >>> valve = Document("pump.md", "Valve V-14 leaked in March.", "Pump")
     >>> eels = Document("eels.md", "Eels are smoked on Fridays.", "Eels")
     >>> build_retriever(Corpus((valve, eels))).search("Which valve leaked?", k=1)
-    [Hit(1, 0.0328, 'pump.md', 'Valve V-14 leaked in March.'; next: .chunk, .votes)]
+    [Hit(1, 1.0000, 'pump.md', 'Valve V-14 leaked in March.'; next: .chunk, .votes)]
     """
     recipe = Recipe(encoder if encoder is not None else load_encoder(), mode, max_tokens, index)
     documents = list(corpus)
