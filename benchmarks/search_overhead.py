@@ -143,7 +143,7 @@ def snapshot_of(parts: list[NDArray[np.float32]], deleted: list[int]) -> Snapsho
             Prepared(Document(str(first + n), "x", ""), chunks, part[n : n + 1])
             for n in range(len(part))
         )
-        segments.append(memory_segment(made, dim=DIM, kind="flat"))
+        segments.append(memory_segment(made, dim=DIM, kind="flat", reason="as asked for"))
         first += len(part)
     return Snapshot(segments, dim=DIM, deleted=deleted)
 
