@@ -23,7 +23,7 @@ from workbench.grounding.citations import Citation, CitationReport, find_citatio
 from workbench.markup import Highlight, escape, fragment, highlight
 from workbench.retrieval.filters import Where
 from workbench.retrieval.hits import Hit
-from workbench.retrieval.retrievers import Retriever, SearchOptions
+from workbench.retrieval.retrievers import Searchable, SearchOptions
 from workbench.routing.trace import RoutingTrace
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ Style = Literal["quote", "free"]
 def ask(
     question: str,
     *,
-    retriever: Retriever,
+    retriever: Searchable,
     generator: Generator,
     k: int = 5,
     mode: Literal["dense", "lexical", "hybrid"] | None = None,

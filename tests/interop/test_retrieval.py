@@ -93,7 +93,9 @@ class TestRetriever(RetrieversIntegrationTests):
         return "Which valve leaked?"
 
 
-class TestEmbeddings(EmbeddingsIntegrationTests):
+class OnTheProcessor:
+    """What the standard tests need to know of the embeddings."""
+
     @property
     def embeddings_class(self) -> type[Embeddings]:
         return WorkbenchEmbeddings
@@ -103,14 +105,12 @@ class TestEmbeddings(EmbeddingsIntegrationTests):
         return {"device": "cpu"}
 
 
-class TestEmbeddingsUnit(EmbeddingsUnitTests):
-    @property
-    def embeddings_class(self) -> type[Embeddings]:
-        return WorkbenchEmbeddings
+class TestEmbeddings(OnTheProcessor, EmbeddingsIntegrationTests):
+    pass
 
-    @property
-    def embedding_model_params(self) -> dict[str, Any]:
-        return {"device": "cpu"}
+
+class TestEmbeddingsUnit(OnTheProcessor, EmbeddingsUnitTests):
+    pass
 
 
 @pytest.fixture
@@ -230,7 +230,7 @@ def test_an_answer_from_a_store_of_langchain_cites_its_documents() -> None:
     for source in (store, store.as_retriever(search_kwargs={"k": 2})):
         answer = wb.ask(
             "Which valve leaked in March?",
-            retriever=from_langchain(source),  # type: ignore[arg-type]
+            retriever=from_langchain(source),
             generator=generator,
             k=2,
         )

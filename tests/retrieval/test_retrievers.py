@@ -225,11 +225,11 @@ def test_unknown_mode_is_refused(retriever: Retriever) -> None:
     with pytest.raises(ValueError, match="mode='sparse' is not known"):
         retriever.search("pump", mode="sparse")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="mode='sparse' is not known"):
-        build_retriever(retriever.corpus, mode="sparse")  # type: ignore[arg-type]
+        build_retriever(retriever.to_corpus(), mode="sparse")  # type: ignore[arg-type]
 
 
 def test_mode_that_was_not_built_is_refused(retriever: Retriever, encoder: SentenceEncoder) -> None:
-    lexical = build_retriever(retriever.corpus, encoder=encoder, mode="lexical")
+    lexical = build_retriever(retriever.to_corpus(), encoder=encoder, mode="lexical")
     assert lexical.search("valve", k=1)
     with pytest.raises(ValueError, match="built with mode='lexical' and has no dense part"):
         lexical.search("valve", mode="hybrid")
@@ -258,7 +258,7 @@ def test_progress_tells_of_chunks_and_vectors(
     retriever: Retriever, encoder: SentenceEncoder
 ) -> None:
     steps: list[Progress] = []
-    build_retriever(retriever.corpus, encoder=encoder, progress=steps.append)
+    build_retriever(retriever.to_corpus(), encoder=encoder, progress=steps.append)
     assert Progress("chunk", 4, 4) in steps
     assert steps[-1] == Progress("embed", len(retriever), len(retriever))
 
@@ -267,7 +267,7 @@ def test_building_can_be_cancelled(retriever: Retriever, encoder: SentenceEncode
     token = CancelToken()
     with pytest.raises(Cancelled):
         build_retriever(
-            retriever.corpus, encoder=encoder, cancel=token, progress=lambda _: token.cancel()
+            retriever.to_corpus(), encoder=encoder, cancel=token, progress=lambda _: token.cancel()
         )
 
 
@@ -308,7 +308,7 @@ def test_fusion_breaks_ties_by_row() -> None:
 def test_opened_index_answers_as_the_built_one(
     mode: str, retriever: Retriever, encoder: SentenceEncoder, tmp_path: Path
 ) -> None:
-    built = build_retriever(retriever.corpus, encoder=encoder, mode=mode)  # type: ignore[arg-type]
+    built = build_retriever(retriever.to_corpus(), encoder=encoder, mode=mode)  # type: ignore[arg-type]
     built.save(tmp_path / "index")
     opened = open_retriever(tmp_path / "index", encoder=encoder)
     assert opened.mode == mode and opened.max_tokens == 128

@@ -188,10 +188,10 @@ def test_saving_replaces_an_index_whole_or_damaged(
     assert len(open_retriever(index, encoder=encoder)) == 1
     assert len(list((index / "segments").iterdir())) == 1
     (index / "manifest.json").write_text("{")
-    build_retriever(one_word.corpus, encoder=encoder).save(index)
+    build_retriever(one_word.to_corpus(), encoder=encoder).save(index)
     assert len(open_retriever(index, encoder=encoder)) == 1
     flip(the(index, "texts.utf8"), 0)  # the new segment has the name of the damaged one
-    build_retriever(one_word.corpus, encoder=encoder).save(index)
+    build_retriever(one_word.to_corpus(), encoder=encoder).save(index)
     assert len(open_retriever(index, encoder=encoder)) == 1
 
 
@@ -435,7 +435,7 @@ def test_reader_never_sees_half_of_a_replacement(
     index: Path, one_word: Retriever, retriever: Retriever, encoder: SentenceEncoder
 ) -> None:
     stop = threading.Event()
-    corpora = (one_word.corpus, retriever.corpus)
+    corpora = (one_word.to_corpus(), retriever.to_corpus())
 
     def replace() -> None:
         while not stop.is_set():

@@ -96,7 +96,7 @@ def test_unknown_fields_and_bad_filters_are_named(market: Retriever) -> None:
         market.search("fish", where={"langauge": "de"})
     with pytest.raises(ValueError, match=r"year: '\$near' is no operator"):
         market.search("fish", where={"year": {"$near": 3}})
-    assert market.fields == [
+    assert market.fields() == [
         "document", "title", "language", "format", "page", "section", "year", "tags",
     ]  # fmt: skip
 

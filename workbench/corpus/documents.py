@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
@@ -176,22 +176,8 @@ class Corpus:
         InputError
             There is none, or more than one; the message lists what was meant perhaps.
         """
-        matches = [d for d in self.documents if d.id == name] or [
-            d for d in self.documents if name in _stems(d.id)
-        ]
-        if len(matches) == 1:
-            return matches[0]
-        if matches:
-            ids = _listed(d.id for d in matches)
-            raise InputError(f"{name!r} names {len(matches)} documents; ask for one of {ids}")
-        by_stem = {stem: d.id for d in self.documents for stem in (*_stems(d.id), d.id)}
-        close = dict.fromkeys(by_stem[stem] for stem in difflib.get_close_matches(name, by_stem))
-        hint = (
-            f"; perhaps {_listed(close)}"
-            if close
-            else f"; the ids are {_listed(d.id for d in self.documents)}"
-        )
-        raise InputError(f"no document {name!r} among {len(self)}{hint}")
+        wanted = id_named(name, [document.id for document in self.documents])
+        return next(document for document in self.documents if document.id == wanted)
 
     def __repr__(self) -> str:
         first = repr(self.documents[0].id) if self.documents else "…"
@@ -213,6 +199,30 @@ class Corpus:
         rows += [(skipped.path, "", "skipped", "", "", skipped.reason) for skipped in self.skipped]
         header = ("id", "title", "format", "characters", "language", "notice")
         return fragment(f"<p>{escape(repr(self))}</p>{table(header, rows)}")
+
+
+def id_named(name: str, ids: Collection[str]) -> str:
+    """The one of `ids` that is `name`, or the only one that is `name` without folder or suffix.
+
+    Raises
+    ------
+    InputError
+        There is none, or more than one; the message lists what was meant perhaps.
+
+    >>> id_named("pump", ["manual/pump.md", "tides.txt"])
+    'manual/pump.md'
+    """
+    matches = [id for id in ids if id == name] or [id for id in ids if name in _stems(id)]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise InputError(
+            f"{name!r} names {len(matches)} documents; ask for one of {_listed(matches)}"
+        )
+    by_stem = {stem: id for id in ids for stem in (*_stems(id), id)}
+    close = dict.fromkeys(by_stem[stem] for stem in difflib.get_close_matches(name, by_stem))
+    hint = f"; perhaps {_listed(close)}" if close else f"; the ids are {_listed(ids)}"
+    raise InputError(f"no document {name!r} among {len(ids)}{hint}")
 
 
 def in_one_line(name: str) -> str:

@@ -216,12 +216,9 @@ class WorkbenchVectorStore(VectorStore):
     def similarity_search_with_score(
         self, query: str, k: int = 4, filter: Where | None = None, **_: Any
     ) -> list[tuple[LangChainDocument, float]]:
-        """The same with scores: cosines, or fused ranks with ``mode="hybrid"``; the more the better."""
-        if self.retriever.mode == "dense":
-            return self._nearest(self._asked(query), k, filter)
+        """The same with scores: cosines, or fused scores with ``mode="hybrid"``; the more the better."""
         view = self.retriever.view()
-        k = min(k, len(view))
-        hits = view.search(query, k=k, where=_where(filter)) if k else []
+        hits = view.search(query, k=min(k, len(view)), where=_where(filter)) if len(view) else []
         return [(_returned(view.documents[h.chunk.document_id]), h.score) for h in hits]
 
     def similarity_search_by_vector(
@@ -241,7 +238,7 @@ class WorkbenchVectorStore(VectorStore):
     ) -> list[LangChainDocument]:
         """`k` of the `fetch_k` best, like the question and unlike each other; `lambda_mult` 1 is relevance alone."""
         return self.max_marginal_relevance_search_by_vector(
-            self._asked(query).tolist(), k, fetch_k, lambda_mult, filter
+            self.retriever.embedded(query).tolist(), k, fetch_k, lambda_mult, filter
         )
 
     def max_marginal_relevance_search_by_vector(
@@ -262,15 +259,9 @@ class WorkbenchVectorStore(VectorStore):
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
         """A cosine as a relevance from 0 to 1."""
         if self.retriever.mode != "dense":
-            raise NotImplementedError("fused ranks are no relevance from 0 to 1; use mode='dense'")
+            # what LangChain expects of a store that has no such scores
+            raise NotImplementedError("fused scores are no relevance from 0 to 1; use mode='dense'")
         return lambda cosine: min(1.0, max(0.0, (1 + cosine) / 2))
-
-    def _asked(self, query: str) -> NDArray[np.float32]:
-        if not query.strip():
-            raise ValueError("the question is empty; ask with at least one word")
-        vectors = self.retriever.encoder.encode([query], kind="query")
-        found: NDArray[np.float32] = vectors[0]
-        return found
 
     def _nearest(
         self, vector: NDArray[np.floating], k: int, filter: Where | None, **options: Any
@@ -351,7 +342,7 @@ class LangChainRetriever:
         question: str,
         *,
         k: int = 5,
-        mode: str | None = None,
+        mode: Mode | None = None,
         where: Where | None = None,
         options: SearchOptions | None = None,
     ) -> list[Hit]:

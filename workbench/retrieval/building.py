@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -48,7 +49,6 @@ EMBEDDED = (
     "title-sections-text/1"  # what is embedded for a chunk; raise the number whenever it changes
 )
 _AT_ONCE = 2048  # chunks that a build into a folder holds in memory
-_SMALL = "few vectors beside those of other segments"
 _WORTH_A_STRUCTURE = 10_000  # rows below which a segment beside others is scanned one by one
 
 
@@ -145,10 +145,13 @@ def prepared(
     progress: OnProgress | None = None,
     cancel: CancelToken | None = None,
 ) -> Iterator[Prepared]:
-    """Each document cut and embedded, `at_once` chunks together (None: all of them)."""
+    """Each document cut and embedded, `at_once` chunks together (None: all of them).
+
+    Their metadata must be plain: see :func:`with_plain_metadata`.
+    """
     group: list[Cut] = []
     size = 0
-    for done, document in enumerate(map(with_plain_metadata, documents), start=1):
+    for done, document in enumerate(documents, start=1):
         if cancel is not None:
             cancel.raise_if_cancelled("chunking")
         group.append(_cut(document, recipe))
@@ -200,7 +203,7 @@ def update_index(
     home = Path(folder)
     recipe = recipe or Recipe(load_encoder())
     with writing_index(home) as writer:
-        old, is_whole = _held(home, writer, recipe, must=keep_others)
+        old, is_whole = _held(home, recipe, must=keep_others)
         seen: dict[str, bool] = {}  # whether it is new or changed
 
         def changed() -> Iterator[Document]:
@@ -244,12 +247,12 @@ def update_index(
             embedded=tally.embedded,
             known=tally.known,
         )
-        is_rebuilt = writer.facts.get("index", recipe.index) != recipe.index
+        is_rebuilt = is_whole and writer.facts["index"] != recipe.index
         if segment.documents or removed or is_rebuilt or not is_whole:
             deleted = [*old.deleted(), *(old.numbers[id] for id in (*replaced, *removed))]
             segments = list(old.segments)
             if segment.documents:
-                chosen = chosen_kind(recipe, segment.rows, is_first=not segments)
+                chosen = chosen_kind(recipe, segment.rows, has_structure=not segments)
                 segments.append(writer.finished(segment, kind=chosen.kind, reason=chosen.reason))
             snapshot = Snapshot(segments, dim=recipe.dim, deleted=deleted)
             if is_rebuilt and len(snapshot):
@@ -292,9 +295,8 @@ def recipe_of(folder: Path, manifest: Mapping[str, Any], encoder: Encoder) -> Re
         return Recipe(
             encoder, manifest["mode"], manifest["chunking"]["max_tokens"], manifest["index"]
         )
-    differs = ", ".join(
-        sorted(n for n in {*built, *using} - {"name"} if built.get(n) != using.get(n))
-    )
+    told = {*built, *using} - {"name", "precision"}
+    differs = ", ".join(sorted(name for name in told if built.get(name) != using.get(name)))
     raise IndexUnusable(
         f"the index {folder} was made with the encoder {built.get('name')!r} and opened with "
         f"{using.get('name')!r} (other {differs}); open it with the first or {REMEDY}"
@@ -303,8 +305,6 @@ def recipe_of(folder: Path, manifest: Mapping[str, Any], encoder: Encoder) -> Re
 
 def refuse_missing(ids: Collection[str], snapshot: Snapshot) -> None:
     """Every one of `ids` must be the id of a document that is not deleted."""
-    import difflib
-
     for id in ids:
         if id not in snapshot.numbers:
             close = difflib.get_close_matches(id, snapshot.numbers, n=3)
@@ -352,25 +352,24 @@ class ChosenKind(NamedTuple):
     reason: str
 
 
-def chosen_kind(recipe: Recipe, rows: int, *, is_first: bool) -> ChosenKind:
-    """How a new segment of so many rows is searched: a small one beside others one by one."""
-    if is_first or rows >= _WORTH_A_STRUCTURE:
+def chosen_kind(recipe: Recipe, rows: int, *, has_structure: bool) -> ChosenKind:
+    """How a new segment of so many rows is searched: few beside others one by one, whatever was asked for.
+
+    `has_structure` says that it is the first one, or takes the place of one with the structure that was asked for.
+    """
+    if recipe.index == "auto" or has_structure or rows >= _WORTH_A_STRUCTURE:
         return ChosenKind(recipe.index, "as asked for")
-    return ChosenKind("flat", _SMALL)
+    return ChosenKind("flat", "few vectors beside those of other segments")
 
 
 def kind_of(parts: Sequence[Part], recipe: Recipe) -> ChosenKind:
     """How a segment that is merged of these documents, or copied, is searched."""
     held = [segment.vectors for segment, _ in parts if segment.vectors is not None]
     has_structure = any(vectors.structure is not None for vectors in held)
-    is_first = any(vectors.report.reason != _SMALL for vectors in held)
-    rows = sum(len(segment) for segment, _ in parts)
-    return chosen_kind(recipe, rows, is_first=has_structure or is_first)
+    return chosen_kind(recipe, sum(len(s) for s, _ in parts), has_structure=has_structure)
 
 
-def _held(
-    folder: Path, writer: IndexWriter, recipe: Recipe, *, must: bool
-) -> tuple[Snapshot, bool]:
+def _held(folder: Path, recipe: Recipe, *, must: bool) -> tuple[Snapshot, bool]:
     """What the folder holds, if it was made by the same recipe and is whole, else nothing; and whether it was.
 
     With `must` an index that cannot be gone on with is an error.

@@ -178,11 +178,9 @@ class VectorIndex:
         """
         parts: list[Ranking] = []
         floors: list[NDArray[np.float32]] = []
-        for segment, start, alive in zip(
-            self.segments, self._starts, self._partly_alive, strict=False
-        ):
-            count = len(segment)
-            dead = 0.0 if alive is None else 1 - self._alive_counts[len(parts)] / count
+        for number, segment in enumerate(self.segments):
+            start, alive, count = self._starts[number], self._partly_alive[number], len(segment)
+            dead = 0.0 if alive is None else 1 - self._alive_counts[number] / count
             depth = min(count, k + 1 + (0 if alive is None else int(2 * k * dead) + _SPARE))
             if segment.structure is None:
                 scores, rows = scan(segment.vectors, queries, depth)

@@ -6,14 +6,14 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from workbench.cancel import CancelToken, OnProgress
 from workbench.corpus.chunks import Chunk
-from workbench.corpus.documents import Corpus, Document
+from workbench.corpus.documents import Corpus, Document, id_named
 from workbench.errors import IndexUnusable, InputError
 from workbench.markup import counted
 from workbench.retrieval.building import (
@@ -40,6 +40,7 @@ from workbench.retrieval.fusion import (
     varied,
 )
 from workbench.retrieval.hits import Explanation, Hit, Vote
+from workbench.retrieval.index import checked_vectors
 from workbench.retrieval.index_structures import IndexReport, Kind, Ranking
 from workbench.retrieval.rerank import Reranker
 from workbench.retrieval.saved import read_index, writing_index
@@ -84,6 +85,28 @@ class SearchOptions:
             raise ValueError(
                 f"candidates={self.candidates} is no number of candidates; ask for 1 or more"
             )
+
+
+class Searchable(Protocol):
+    """What ``ask`` needs of a retriever: ours, or one of LangChain's in our shape."""
+
+    @property
+    def documents(self) -> Mapping[str, Document]:
+        """The documents of what was found, by id."""
+
+    def view(self) -> Searchable:
+        """The same at this moment, for one question."""
+
+    def search(
+        self,
+        question: str,
+        *,
+        k: int = 5,
+        mode: Mode | None = None,
+        where: Where | None = None,
+        options: SearchOptions | None = None,
+    ) -> list[Hit]:
+        """The best chunks for a question, at most `k`."""
 
 
 class Home(NamedTuple):
@@ -158,25 +181,23 @@ class Retriever:
         return self._snapshot.chunks
 
     @property
-    def corpus(self) -> Corpus:
-        """The documents once more, as ``read_corpus`` gives them; reads them all."""
-        return Corpus(tuple(self.documents.values()))
-
-    @property
-    def fields(self) -> list[str]:
-        """What a filter may name."""
-        return self._snapshot.fields()
-
-    @property
     def report(self) -> IndexReport | None:
         """How vectors are searched, why, and the recall that was measured; None without vectors."""
         vectors = self._snapshot.vectors
         return None if vectors is None else vectors.report
 
+    def to_corpus(self) -> Corpus:
+        """The documents once more, as ``read_corpus`` gives them; reads them all."""
+        return Corpus(tuple(self.documents.values()))
+
+    def fields(self) -> list[str]:
+        """What a filter may name; looks at every document."""
+        return self._snapshot.fields()
+
     def document(self, name: str) -> Document:
         """Return the document of this id or unique stem; else ``InputError`` lists what is near."""
         documents = self.documents
-        return documents[name] if name in documents else self.corpus[name]
+        return documents[id_named(name, documents)]
 
     def search(
         self,
@@ -248,8 +269,8 @@ class Retriever:
         k = _checked_k(k)
         if not len(snapshot):
             return []
-        length = float(np.linalg.norm(vector))
-        asked = np.asarray(vector, dtype=np.float32)[None] / (length if length > 0 else 1.0)
+        asked = checked_vectors(np.asarray(vector)[None], dim=snapshot.vectors.dim)
+        asked = asked / np.linalg.norm(asked)
         depth = k if not diversity else (candidates or max(_CANDIDATES, 4 * k))
         scores, rows = snapshot.vectors.search(
             asked,
@@ -295,7 +316,7 @@ class Retriever:
             snapshot.vectors is not None
             and len(self.encoder.measure(question)) <= self.encoder.max_tokens
         ):
-            cosine = float(snapshot.vectors.vectors([row])[0] @ self._embed(question)[0])
+            cosine = float(snapshot.vectors.vectors([row])[0] @ self.embedded(question))
         if "lexical" in VOTERS[self.mode]:
             place = int(np.searchsorted(snapshot.live_rows, row))
             words = snapshot.lexical().shares(question, place)
@@ -343,7 +364,7 @@ class Retriever:
                 )
             )
             rows = sum(len(one.chunks) for one in made)
-            chosen = chosen_kind(self._recipe, rows, is_first=not old.segments)
+            chosen = chosen_kind(self._recipe, rows, has_structure=not old.segments)
             segment = memory_segment(
                 made, dim=self._recipe.dim, kind=chosen.kind, reason=chosen.reason
             )
@@ -395,8 +416,8 @@ class Retriever:
                     )
                 stored = commit_snapshot(writer, snapshot, self._recipe)
                 checksum = str(writer.facts["checksum"])
-            if len(stored.segments) == len(snapshot.segments):  # what is in memory stays there
-                pairs = zip(snapshot.segments, stored.segments, strict=True)
+            if [list(s.ids) for s in stored.segments] == [list(s.ids) for s in snapshot.segments]:
+                pairs = zip(snapshot.segments, stored.segments, strict=True)  # memory stays memory
                 stored = snapshot.with_segments([replace(a, stored=b.stored) for a, b in pairs])
             self._state = _State(stored, Home(place.resolve(), checksum))
 
@@ -450,15 +471,10 @@ class Retriever:
             )
         if voter == "lexical" or snapshot.vectors is None:
             return snapshot.search_words(question, depth, allowed=allowed)
-        scores, rows = snapshot.vectors.search(
-            self._embed(question), depth, allowed=allowed, exact=exact
-        )
+        asked = self.embedded(question)[None]
+        scores, rows = snapshot.vectors.search(asked, depth, allowed=allowed, exact=exact)
         found = rows[0] >= 0
-        return (
-            Ranking(scores[0], rows[0])
-            if found.all()
-            else Ranking(scores[0][found], rows[0][found])
-        )
+        return Ranking(scores[0][found], rows[0][found])
 
     def _varied(self, snapshot: Snapshot, best: Ranking, k: int, diversity: float) -> Ranking:
         if snapshot.vectors is None:
@@ -470,14 +486,17 @@ class Retriever:
         )
         return Ranking(best.scores[order], best.rows[order])
 
-    def _embed(self, question: str) -> NDArray[np.float32]:
+    def embedded(self, question: str) -> NDArray[np.float32]:
+        """The vector of a question: [dim]. ``ValueError`` if it is longer than the encoder reads."""
         count = len(self.encoder.measure(question))
         if count > self.encoder.max_tokens:
             raise ValueError(
                 f"the question has {count} tokens, the encoder {self.encoder.name!r} reads at most "
                 f"{self.encoder.max_tokens}; shorten it or search with mode='lexical'"
             )
-        return self.encoder.encode([question], kind="query")
+        vectors = self.encoder.encode([question], kind="query")
+        found: NDArray[np.float32] = checked_vectors(vectors, dim=self.encoder.dim)[0]
+        return found
 
     @staticmethod
     def _rows_of(snapshot: Snapshot, document_id: str) -> list[int]:
@@ -525,7 +544,7 @@ def build_retriever(
     [Hit(1, 1.0000, 'pump.md', 'Valve V-14 leaked in March.'; next: .chunk, .votes)]
     """
     recipe = Recipe(encoder if encoder is not None else load_encoder(), mode, max_tokens, index)
-    documents = list(corpus)
+    documents = [with_plain_metadata(document) for document in corpus]
     _refuse_duplicates(documents)
     made = prepared(
         documents,

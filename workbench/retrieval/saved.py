@@ -33,9 +33,8 @@ _OURS = re.compile(  # what a writer that died may leave behind
     rf"\.{{0,2}}({MANIFEST}|{IGNORE[1:]})(\..*)?|{LOCK}|{CACHE}|deleted-\d+\.npy"
     rf"|words-\d+/[\w.]+\.(json|npy)|{SEGMENTS}/(\.new-)?[-0-9a-f]+/({'|'.join(map(re.escape, FILES))})"
 )
-_SYSTEM = re.compile(
-    r"(.*/)?(\.DS_Store|\._.*|Thumbs\.db|desktop\.ini|\.nfs[0-9a-f]+)"
-)  # files of no one
+# what operating systems and network drives leave anywhere
+_SYSTEM = re.compile(r"(.*/)?(\.DS_Store|\._.*|Thumbs\.db|desktop\.ini|\.nfs[0-9a-f]+)")
 
 
 class IndexWriter:
@@ -76,9 +75,8 @@ class IndexWriter:
         if home.exists() and not _damaged(home, sums):
             _remove(writer.folder)  # the very same files are there
         else:
-            if (
-                home.exists()
-            ):  # of the same name, and damaged: it may be in the manifest, so it stays for now
+            if home.exists():
+                # damaged, but perhaps in the manifest: it stays until another manifest counts
                 name = f"{name}-{secrets.token_hex(4)}"
                 home = self.folder / SEGMENTS / name
             writer.folder.rename(home)
@@ -117,9 +115,8 @@ class IndexWriter:
         for one in told:
             files |= {f"{SEGMENTS}/{one['name']}/{n}": digest for n, digest in one["files"].items()}
         manifest |= {"files": files, "format": FORMAT, "format_version": FORMAT_VERSION}
-        for name in {file.split("/")[0] for file in files} - {
-            SEGMENTS
-        }:  # segments synced themselves
+        beside = {name.split("/")[0] for name in files} - {SEGMENTS}  # those are synced already
+        for name in beside:
             sync_folder(self.folder / name)
         data = _render(manifest)
         write_atomic(self.folder / MANIFEST, data)
@@ -135,10 +132,12 @@ class IndexWriter:
             name = path.relative_to(self.folder).as_posix()
             if not path.is_dir() and name not in kept and (name in gone or _OURS.fullmatch(name)):
                 _remove(path)
-        for path in sorted(self.folder.rglob("*"), reverse=True):
-            if path.is_dir() and path.name != SEGMENTS:
-                with suppress(OSError):  # not empty: somebody else's
-                    path.rmdir()
+        for path in (*(self.folder / SEGMENTS).iterdir(), *self.folder.glob("words-*")):
+            with suppress(OSError):  # not empty
+                path.rmdir()
+        for name in sorted({n.split("/")[0] for n in gone if "/" in n} - {SEGMENTS}):
+            with suppress(OSError):
+                (self.folder / name).rmdir()
 
 
 @contextmanager
@@ -204,10 +203,9 @@ def read_index(folder: Path) -> tuple[Snapshot, dict[str, Any]]:
             return _opened(folder, manifest), manifest
         except (IndexUnusable, OSError, LookupError, TypeError, ValueError) as found:
             error = found
-        except (
-            SystemError
-        ) as found:  # NumPy parses headers with ast, which in CPython 3.11 fails now and then
-            error = found  #            while another thread does so
+        except SystemError as found:
+            # NumPy parses headers with ast, which in CPython 3.11 fails now and then while another thread does so
+            error = found
             continue
         if _bytes_or_none(folder / MANIFEST) == before:
             break

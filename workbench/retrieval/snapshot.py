@@ -71,6 +71,7 @@ class Snapshot:
         self._lock = threading.Lock()
         self._recent: Recent[Chunk] = Recent(_CHUNKS_KEPT)
         self._filtered: dict[str, NDArray[np.bool_]] = {}
+        self._columns: dict[str, Column] = {}
 
     def __len__(self) -> int:
         return int(self.alive.sum())
@@ -271,11 +272,9 @@ class Snapshot:
 
     def _column(self, name: str) -> Column:
         with self._lock:
-            columns = self.__dict__.setdefault("_columns", {})
-            if name not in columns:
-                columns[name] = self._made_column(name)
-            found: Column = columns[name]
-        return found
+            if name not in self._columns:
+                self._columns[name] = self._made_column(name)
+            return self._columns[name]
 
     def _made_column(self, name: str) -> Column:
         if name in _OF_CHUNK:
