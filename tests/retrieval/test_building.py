@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 import tracemalloc
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 
 from workbench.corpus.documents import Document
+from workbench.corpus.extracted import Extracted
+from workbench.corpus.formats import extract
 from workbench.corpus.readers import CorpusReader, read_corpus
 from workbench.errors import Cancelled, InputError
-from workbench.retrieval.building import Recipe, update_index
+from workbench.retrieval.building import Changes, Recipe, delete_from_index, update_index
 from workbench.retrieval.embedding_cache import EmbeddingCache, embedded
 from workbench.retrieval.saved import read_index
 from workbench.retrieval.segments import SegmentWriter
@@ -81,6 +84,52 @@ def test_a_reader_gives_the_documents_of_read_corpus_one_by_one(tmp_path: Path) 
     assert tuple(reader.skipped) == corpus.skipped
     (tmp_path / "a.txt").unlink()
     assert [d.id for d in reader] == ["c.md"] and "no such file" in str(reader.skipped[0])
+
+
+def test_files_with_the_same_bytes_are_not_extracted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, index = tmp_path / "docs", tmp_path / "index"
+    folder.mkdir()
+    (folder / "a.txt").write_text("One.")
+    (folder / "b.txt").write_text("Two.")
+    extracted: list[str] = []
+
+    def spy(data: bytes, name: str) -> Extracted:
+        extracted.append(name)
+        return extract(data, name)
+
+    monkeypatch.setattr("workbench.corpus.readers.extract", spy)
+
+    def update(**options: Any) -> tuple[list[str], Changes]:
+        extracted.clear()
+        changes = update_index(index, CorpusReader(folder), recipe=Recipe(Words()), **options)
+        return extracted.copy(), changes
+
+    assert update()[0] == ["a.txt", "b.txt"]
+    read, changes = update()
+    assert read == [] and changes.unchanged == ("a.txt", "b.txt")
+    (folder / "b.txt").write_text("Two!")
+    read, changes = update()
+    assert read == ["b.txt"] and changes.replaced == ("b.txt",)
+    (folder / "a.txt").unlink()
+    assert update(keep_others=True)[0] == [] and update()[1].removed == ("a.txt",)
+    delete_from_index(index, ["b.txt"], encoder=Words())
+    assert update()[1].added == ("b.txt",)
+    assert read_index(index)[0].documents["b.txt"].text == "Two!"
+
+    # a program that reads files in another way reads all of them, and says from then on that it did
+    monkeypatch.setattr("workbench.retrieval.building.READING", "next")
+    (folder / "c.txt").write_text("Three.")
+    assert update()[0] == ["b.txt", "c.txt"] and update()[0] == []
+    # documents that somebody changed after they were read are not taken for what their files hold
+    mended = [replace(d, text=d.text.upper()) for d in read_corpus(folder)]
+    update_index(index, mended, recipe=Recipe(Words()))
+    assert update()[1].replaced == ("b.txt", "c.txt")
+    # others that were kept may have been read by an older program
+    monkeypatch.setattr("workbench.retrieval.building.READING", "after that")
+    (folder / "b.txt").rename(folder / "d.txt")
+    assert update(keep_others=True)[0] == update(keep_others=True)[0] == ["c.txt", "d.txt"]
 
 
 def test_nothing_to_index_leaves_no_index(tmp_path: Path) -> None:

@@ -542,6 +542,78 @@ print(len(encoder.embedded))
     assert len(held(tmp_path / "index")) == 2000
 
 
+KILLED_AT_ANY_MOMENT = """
+import os, random, signal, sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_saved import Lengths, documents, held
+from workbench.retrieval.building import CACHE, Recipe, update_index
+from workbench.retrieval.embedding_cache import EmbeddingCache
+
+folder, rng = Path(sys.argv[1]), random.Random(0)
+
+def texts(version):  # two thirds of them are new in each version
+    return [f"Text {n} of version {version if n % 3 else 0}." for n in range(1500)]
+
+def update(version, told):
+    encoder = Lengths()
+    def tell(progress):
+        if progress.stage == "embed":
+            os.write(told, b"%d\\n" % len(encoder.embedded))
+    update_index(folder, documents(*texts(version)), recipe=Recipe(encoder), progress=tell)
+    os.write(told, b"done\\n")
+
+def embedded_so_far():
+    try:
+        with EmbeddingCache(folder / CACHE, Lengths.identity) as cache:
+            return len(cache)
+    except FileNotFoundError:
+        return 0
+
+begun = time.monotonic()
+update(0, os.open(os.devnull, os.O_WRONLY))
+whole = time.monotonic() - begun
+now, kills, finished, version = 0, 0, 0, 0
+while kills < 50:
+    version += 1
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        update(version, writing)
+        os._exit(0)
+    os.close(writing)
+    time.sleep(rng.uniform(0, 1.1 * whole))
+    os.kill(child, signal.SIGKILL)
+    code = os.waitpid(child, 0)[1]
+    told = os.fdopen(reading, "rb").read().split()
+    kills += code == signal.SIGKILL
+    is_done = b"done" in told
+    finished += is_done
+    there = held(folder)
+    found = [there[f"{n}.txt"] for n in range(len(there))]
+    assert found in ([texts(version)] if is_done else [texts(now), texts(version)]), (version, told)
+    if found == texts(now) and told:
+        assert embedded_so_far() >= int(told[-1]), (version, told)
+    now = version if found == texts(version) else now
+print(kills, finished)
+"""
+
+
+@pytest.mark.kill
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forks of one process")
+def test_kills_at_fifty_random_moments_lose_nothing_that_was_told(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-c",
+        KILLED_AT_ANY_MOMENT,
+        str(tmp_path),
+        str(Path(__file__).parent),
+    ]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[0] == "50"
+
+
 def test_a_writer_cleans_up_after_one_that_died(tmp_path: Path) -> None:
     recipe = Recipe(Lengths())
     update_index(tmp_path, documents("One."), recipe=recipe)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from workbench.cancel import CancelToken, OnProgress, Progress
 from workbench.corpus.documents import Corpus, Document, Notice, Skipped, in_one_line
-from workbench.corpus.extracted import Extracted
 from workbench.corpus.folders import find_files, kind_of_special, reason_of
 from workbench.corpus.formats import extract, format_of
 from workbench.corpus.languages import language_of
@@ -16,6 +15,7 @@ from workbench.errors import InputError
 from workbench.store import sha256_bytes
 
 MAX_BYTES = 200_000_000
+READING = "1"  # raise it whenever the same file would become another document
 _WITHOUT_LANGUAGE = frozenset({"code", "csv", "jsonl", "log"})
 
 
@@ -86,6 +86,14 @@ class CorpusReader:
         return len(self._found.files)
 
     def __iter__(self) -> Iterator[Document]:
+        return (document for _, document in self.unless_known({}) if document is not None)
+
+    def unless_known(self, known: Mapping[str, str]) -> Iterator[tuple[str, Document | None]]:
+        """The id of each file that can be read, and its document, or None where `known` tells its sha256.
+
+        `known` maps ids to the sha256 of the bytes that were read before, by this version of the program: a file that
+        still has them is not extracted again, and has no notices.
+        """
         self.skipped, self.notices = list(self._found.skipped), []
         has_read = False
         for done, file in enumerate(self._found.files):
@@ -94,13 +102,18 @@ class CorpusReader:
             if self._progress is not None:
                 self._progress(Progress("read", done, len(self)))
             try:
-                document, extracted = _read(file.path, file.id, self._max_bytes)
+                data = _bytes_of(file.path, self._max_bytes)
+                digest = sha256_bytes(data)
+                document: Document | None = None
+                notices: Sequence[str] = ()
+                if known.get(file.id) != digest:
+                    document, notices = _document(data, file.path.name, file.id, digest)
             except InputError as error:
                 self.skipped.append(Skipped(file.id, str(error)))
                 continue
-            self.notices += [Notice(file.id, message) for message in extracted.notices]
+            self.notices += [Notice(file.id, message) for message in notices]
             has_read = True
-            yield document
+            yield file.id, document
         if self._progress is not None:
             self._progress(Progress("read", len(self), len(self)))
         self.skipped.sort(key=lambda skipped: skipped.path)
@@ -132,19 +145,20 @@ def read_document(
     if not file.is_relative_to(base):
         raise ValueError(f"{file} does not lie below root={str(root)!r}")
     try:
-        document, _ = _read(file, file.relative_to(base).as_posix(), max_bytes)
+        data = _bytes_of(file, max_bytes)
+        id = file.relative_to(base).as_posix()
+        document, _ = _document(data, file.name, id, sha256_bytes(data))
     except InputError as error:
         raise InputError(f"{in_one_line(str(path))}: {error}") from error
     return document
 
 
-def _read(path: Path, id: str, max_bytes: int) -> tuple[Document, Extracted]:
-    """The document in a file and what its format gave; the message of an ``InputError`` is the reason alone."""
-    data = _bytes_of(path, max_bytes)
-    extracted = extract(data, path.name)
+def _document(data: bytes, name: str, id: str, digest: str) -> tuple[Document, Sequence[str]]:
+    """The document in a file's bytes, with notices; the message of an ``InputError`` is the reason alone."""
+    extracted = extract(data, name)
     if not extracted.text.strip():
         raise InputError("holds no text")
-    format = format_of(path.name)
+    format = format_of(name)
     first_heading = next((section.title for section in extracted.sections if section.title), None)
     document = Document(
         id,
@@ -153,11 +167,11 @@ def _read(path: Path, id: str, max_bytes: int) -> tuple[Document, Extracted]:
         sections=extracted.sections,
         pages=extracted.pages,
         language=None if format in _WITHOUT_LANGUAGE else language_of(extracted.text),
-        sha256=sha256_bytes(data),
+        sha256=digest,
         encoding=extracted.encoding,
         format=format,
     )
-    return document, extracted
+    return document, extracted.notices
 
 
 def _bytes_of(path: Path, max_bytes: int) -> bytes:

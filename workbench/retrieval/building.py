@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from workbench.cancel import CancelToken, OnProgress, Progress
 from workbench.corpus.chunks import Chunk, chunk_document, chunk_id
 from workbench.corpus.documents import Document
+from workbench.corpus.readers import READING, CorpusReader
 from workbench.errors import IndexUnusable, InputError
 from workbench.markup import counted
 from workbench.retrieval.embedding_cache import EmbeddingCache, embedded
@@ -177,8 +178,8 @@ def update_index(
     """Bring the index in `folder` to hold these documents; only what changed is embedded.
 
     `documents` may be a corpus, or a ``CorpusReader`` for one that does not fit into memory: they are taken one after
-    another and never held together. Others that the index holds are removed, or kept with `keep_others`. Without a
-    `recipe` it is that of ``build_retriever``.
+    another and never held together, and files whose bytes are the same as before are not even extracted. Others that
+    the index holds are removed, or kept with `keep_others`. Without a `recipe` it is that of ``build_retriever``.
 
     Readers see the old index until the new one is whole. When the process is killed, the next run finds again what was
     embedded but for at most one batch of 256 chunks. An index that was made with another recipe, or that is damaged, is
@@ -206,17 +207,24 @@ def update_index(
         old, is_whole = _held(home, recipe, must=keep_others)
         seen: dict[str, bool] = {}  # whether it is new or changed
 
+        is_read_alike = is_whole and writer.facts.get("reading") == READING
+        found: Iterable[tuple[str, Document | None]]
+        if isinstance(documents, CorpusReader):
+            found = documents.unless_known(old.sources() if is_read_alike else {})
+        else:
+            found = ((document.id, document) for document in documents)
+
         def changed() -> Iterator[Document]:
-            for document in map(with_plain_metadata, documents):
-                if document.id in seen:
-                    raise ValueError(
-                        f"two documents have the id {document.id!r}; give each its own"
-                    )
-                number = old.numbers.get(document.id)
-                seen[document.id] = number is None or old.fingerprint(number) != fingerprint(
-                    document
-                )
-                if seen[document.id]:
+            for id, document in found:
+                if id in seen:
+                    raise ValueError(f"two documents have the id {id!r}; give each its own")
+                seen[id] = False
+                if document is None:
+                    continue
+                document = with_plain_metadata(document)
+                number = old.numbers.get(id)
+                seen[id] = number is None or old.fingerprint(number) != fingerprint(document)
+                if seen[id]:
                     yield document
 
         tally = Tally()
@@ -248,7 +256,13 @@ def update_index(
             known=tally.known,
         )
         is_rebuilt = is_whole and writer.facts["index"] != recipe.index
-        if segment.documents or removed or is_rebuilt or not is_whole:
+        reading = None
+        if isinstance(documents, CorpusReader) and (
+            is_read_alike or not keep_others or not old.numbers.keys() - seen.keys()
+        ):
+            reading = READING
+        is_newly_read = reading is not None and not is_read_alike
+        if segment.documents or removed or is_rebuilt or is_newly_read or not is_whole:
             deleted = [*old.deleted(), *(old.numbers[id] for id in (*replaced, *removed))]
             segments = list(old.segments)
             if segment.documents:
@@ -265,7 +279,7 @@ def update_index(
                 raise InputError(
                     f"no text to index in {counted(len(seen), 'document')}; add files that hold text"
                 )
-            commit_snapshot(writer, snapshot, recipe)
+            commit_snapshot(writer, snapshot, recipe, reading=reading)
     return changes
 
 
@@ -284,7 +298,7 @@ def delete_from_index(folder: str | Path, ids: Collection[str], *, encoder: Enco
         old, manifest = read_index(home)
         recipe = recipe_of(home, manifest, encoder)
         refuse_missing(ids, old)
-        commit_snapshot(writer, old.without(ids), recipe)
+        commit_snapshot(writer, old.without(ids), recipe, reading=manifest.get("reading"))
     return Changes(removed=tuple(ids))
 
 
@@ -312,10 +326,13 @@ def refuse_missing(ids: Collection[str], snapshot: Snapshot) -> None:
             raise InputError(f"no document {id!r} in the index{hint}; nothing was deleted")
 
 
-def commit_snapshot(writer: IndexWriter, snapshot: Snapshot, recipe: Recipe) -> Snapshot:
+def commit_snapshot(
+    writer: IndexWriter, snapshot: Snapshot, recipe: Recipe, *, reading: str | None = None
+) -> Snapshot:
     """Write what of `snapshot` does not lie in the writer's folder, merge what should be one, and commit it.
 
-    Returns the snapshot as it lies in the folder.
+    `reading` is the version that read every document from its file, None if that is not known of them all. Returns the
+    snapshot as it lies in the folder.
     """
 
     def write(parts: list[Part]) -> Segment:
@@ -340,6 +357,7 @@ def commit_snapshot(writer: IndexWriter, snapshot: Snapshot, recipe: Recipe) -> 
             **recipe.facts(),
             "documents": len(snapshot.numbers),
             "chunks": len(snapshot),
+            "reading": reading,
         },
     )
     return snapshot
