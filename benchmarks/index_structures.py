@@ -59,7 +59,7 @@ def grown(base: NDArray[np.float32], count: int, rng: np.random.Generator) -> ND
 
 
 def clusters(count: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    centres = unit(rng.standard_normal((2000, DIM), dtype=np.float32))
+    centres = unit(np.random.default_rng(SEED).standard_normal((2000, DIM), dtype=np.float32))
     noise = rng.standard_normal((count, DIM), dtype=np.float32) / np.sqrt(DIM)
     return unit(centres[rng.integers(0, len(centres), count)] + 0.9 * noise)
 

@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 CHECKPOINT = "checkpoint.safetensors"
 CURVE = "learning_curve.csv"
 _MEETING = "workers"  # the file by which worker processes find each other
-_OPENS = (0.06, 0.12, 0.25, 0.355)  # share of the run at which each next level opens
+_OPENS = (0.068, 0.14, 0.253, 0.355)  # share of the run at which each next level opens
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """Everything that decides a run."""
 
-    steps: int = 5000
+    steps: int = 4400
     seed: int = 11
     workers: int = 1
     batch_tokens: int = 5120  # of each worker

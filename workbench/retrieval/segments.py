@@ -2,8 +2,8 @@
 
 A folder holds the texts one after another (``texts.utf8``), a line of facts for each document (``documents.jsonl``),
 where both lie (``places.npy``), the ids (``ids.json``), the chunks (``chunks.npy``), and the vectors (``vectors.f32``)
-with a structure over them or none. Everything but the ids is read where it is needed, so opening costs the same for any
-size, and processes that open the same folder share their memory.
+with a structure over them or none. Everything but the ids is read where it is needed, so opening takes little memory
+whatever the size, and processes that open the same folder share it.
 """
 
 from __future__ import annotations
