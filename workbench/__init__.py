@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 _ROOMS = {
     "read_corpus": "workbench.corpus.readers",
     "read_document": "workbench.corpus.readers",
+    "Document": "workbench.corpus.documents",
     "build_retriever": "workbench.retrieval.retrievers",
     "open_retriever": "workbench.retrieval.retrievers",
     "SearchOptions": "workbench.retrieval.retrievers",
@@ -57,6 +58,7 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from workbench.answer import ask as ask
     from workbench.cancel import CancelToken as CancelToken
+    from workbench.corpus.documents import Document as Document
     from workbench.corpus.readers import read_corpus as read_corpus
     from workbench.corpus.readers import read_document as read_document
     from workbench.generation.loading import load_generator as load_generator
