@@ -99,10 +99,19 @@ def _version(name: str) -> str:
 def _devices(found: Examination) -> None:
     from workbench.generation.memory import GIB, device_memory
     from workbench.generation.planning import pick_device
+    from workbench.retrieval.index_structures import gpu_count
 
     device = pick_device("auto")
     found.devices["device"] = device
     found.devices["memory_gib"] = round(device_memory(device) / GIB, 1)
+    try:
+        found.devices["faiss_gpus"] = gpu_count()
+    except ImportError:  # told with the versions
+        return
+    if not found.devices["faiss_gpus"] and any(name in found.versions for name in FAISS[1:]):
+        found.notes.append(
+            "faiss-gpu is installed and sees no GPU: vectors are compared on the processor"
+        )
 
 
 def _encoder(found: Examination) -> None:

@@ -1,20 +1,23 @@
 from __future__ import annotations
 
 import builtins
+import gc
 import sys
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workbench.errors import IndexUnusable
+from workbench.errors import IndexUnusable, InputError
 from workbench.retrieval.index import VectorIndex, VectorSegment, build_segment, checked_vectors
 from workbench.retrieval.index_structures import (
     KINDS,
     Effort,
+    GpuScanner,
     IndexReport,
     Ranking,
     Structure,
@@ -305,3 +308,66 @@ def test_missing_faiss_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builtins, "__import__", without_faiss)
     with pytest.raises(ImportError, match="faiss is missing: install the extra 'cpu' or 'gpu'"):
         index.search(unit_vectors(1, 4, 10), 1)
+
+
+class OneGpu:
+    """Stands in for FAISS's GPU functions: an index "on the GPU" is one on the processor that counts its searches."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.copied, self.searches = 0, 0
+        monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
+        monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
+        monkeypatch.setattr(faiss, "index_cpu_to_gpu", self._to_gpu, raising=False)
+
+    def _to_gpu(self, _: object, device: int, index: Any) -> Any:
+        assert device == 0
+        self.copied += 1
+        outer, search = self, index.search
+
+        def counted(queries: np.ndarray, k: int) -> Any:
+            assert k <= 2048  # as FAISS on a GPU
+            outer.searches += 1
+            return search(queries, k)
+
+        index.search = counted
+        return index
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivf-sq8"])
+def test_on_a_gpu_every_vector_is_compared_there_and_the_answers_are_exact(
+    kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(5)
+    vectors = rng.standard_normal((3000, 24)).astype("f4")
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    asked = vectors[rng.integers(0, 3000, 40)] + np.float32(0.1) * rng.standard_normal(
+        (40, 24)
+    ).astype("f4")
+    parts = [build_segment(vectors[:2000], kind=kind), build_segment(vectors[2000:])]
+    alive = rng.random(3000) > 0.1
+    index = VectorIndex(parts, dim=24, alive=alive)
+    gpu = OneGpu(monkeypatch)
+    scanner = GpuScanner()
+    scores = (asked.astype(float) @ vectors.astype(float).T).astype(np.float32)
+    scores[:, ~alive] = -np.inf
+    expected = np.argsort(-scores, axis=1, kind="stable")
+    for k in (1, 10, 300):
+        found = index.search(asked, k, gpu=scanner)
+        np.testing.assert_array_equal(found.rows, expected[:, :k])
+    assert gpu.copied == 2 and gpu.searches == 6
+    index.search(asked, 900, gpu=scanner)  # more than a GPU gives at once
+    index.search(asked, 3, allowed=alive, gpu=scanner)
+    assert gpu.searches == 6
+    exact = index.search(asked, 900, exact=True, gpu=scanner)
+    np.testing.assert_array_equal(exact.rows, expected[:, :900])
+    # what nobody searches any more leaves the GPU
+    assert len(scanner._held) == 2
+    del index, parts
+    gc.collect()
+    assert len(scanner._held) == 0
+
+
+def test_without_a_gpu_one_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 0)
+    with pytest.raises(InputError, match="FAISS sees no GPU here; install the extra 'gpu'"):
+        GpuScanner()

@@ -375,3 +375,10 @@ def test_an_index_inside_the_folder_it_was_made_from_is_not_read_again(tmp_path,
     assert [document.id for document in corpus] == ["a.txt"]
     build_retriever(corpus, encoder=encoder).save(tmp_path / "index")
     assert len(open_retriever(tmp_path / "index", encoder=encoder)) == 1
+
+
+def test_a_device_that_is_not_there_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="FAISS sees no GPU"):
+        open_retriever(tmp_path, device="cuda")
+    with pytest.raises(ValueError, match="device='tpu' is not known"):
+        build_retriever(Corpus(()), device="tpu")  # type: ignore[arg-type]

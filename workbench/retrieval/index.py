@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from workbench.retrieval.index_structures import (
     KINDS,
+    GpuScanner,
     IndexReport,
     Kind,
     Ranking,
@@ -38,7 +39,7 @@ _SOME_DEAD = 0.05  # share of deleted rows beyond which a structure is told of t
 _SPARE = 8  # rows fetched beyond those wanted where some of them were deleted
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class VectorSegment:
     """Vectors [n, dim] that never change, in memory or mapped from a file; `structure` is None if they are scanned."""
 
@@ -137,11 +138,13 @@ class VectorIndex:
         *,
         allowed: NDArray[np.bool_] | None = None,
         exact: bool = False,
+        gpu: GpuScanner | None = None,
     ) -> Ranking:
         """Find the `k` best rows for each query, among the rows `allowed` [rows] if given: [queries, k].
 
         With a filter that leaves few rows, these are compared one by one whatever the structure: the answer is exact
-        and complete. ``exact=True`` does so always. Rows are -1 where fewer than `k` are allowed.
+        and complete. ``exact=True`` does so always. With a `gpu` every vector is compared there,
+        unless a filter is given. Rows are -1 where fewer than `k` are allowed.
 
         >>> equal = np.ones((4, 2), dtype=np.float32)
         >>> VectorIndex.build(equal).search(equal[:1], 3).rows.tolist()
@@ -156,13 +159,15 @@ class VectorIndex:
         if allowed is not None and allowed.shape != (self.rows,):
             raise ValueError(f"allowed must be [{self.rows}] booleans, got {list(allowed.shape)}")
         queries = np.ascontiguousarray(queries, dtype=np.float32)
-        if exact or allowed is not None:
+        if gpu is not None and 3 * k + _SPARE + 1 > gpu.most:  # what a segment may be asked for
+            gpu = None
+        if allowed is not None or (exact and gpu is None):
             return self._careful(queries, k, allowed, exact=exact)
-        best, is_done = self._quick(queries, k)
+        best, is_done = self._quick(queries, k, gpu)
         if not is_done.all():
             scores, rows = best.scores.copy(), best.rows.copy()
             scores[~is_done], rows[~is_done] = self._careful(
-                queries[~is_done], k, None, exact=False
+                queries[~is_done], k, None, exact=exact or gpu is not None
             )
             best = Ranking(scores, rows)
         return best
@@ -170,7 +175,9 @@ class VectorIndex:
     def _bounds(self) -> list[tuple[int, int]]:
         return list(zip(self._starts[:-1], self._starts[1:], strict=True))
 
-    def _quick(self, queries: NDArray[np.float32], k: int) -> tuple[Ranking, NDArray[np.bool_]]:
+    def _quick(
+        self, queries: NDArray[np.float32], k: int, gpu: GpuScanner | None
+    ) -> tuple[Ranking, NDArray[np.bool_]]:
         """The `k` best rows among some more of each segment than needed, and for which queries that settles it.
 
         It does when the last row that was fetched of every scanned segment is clearly worse than the last hit: then no
@@ -182,8 +189,12 @@ class VectorIndex:
             start, alive, count = self._starts[number], self._partly_alive[number], len(segment)
             dead = 0.0 if alive is None else 1 - self._alive_counts[number] / count
             depth = min(count, k + 1 + (0 if alive is None else int(2 * k * dead) + _SPARE))
-            if segment.structure is None:
-                scores, rows = scan(segment.vectors, queries, depth)
+            if segment.structure is None or gpu is not None:
+                scores, rows = (
+                    scan(segment.vectors, queries, depth)
+                    if gpu is None
+                    else gpu.scan(segment, segment.vectors, queries, depth)
+                )
                 if depth < count:
                     floors.append(scores[:, -1].copy())
                 rows += start

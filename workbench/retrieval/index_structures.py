@@ -5,17 +5,19 @@ With ``index.py`` the only module that imports faiss; knows rows, no text and no
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, NamedTuple, get_args
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
-from workbench.errors import IndexUnusable
+from workbench.errors import IndexUnusable, InputError
 
 Kind = Literal["flat", "hnsw", "ivf-flat", "ivf-sq8", "ivf-rabitq"]
 KINDS: tuple[str, ...] = get_args(Kind)
@@ -285,6 +287,51 @@ def scan(vectors: NDArray[np.float32], queries: NDArray[np.float32], k: int) -> 
     faiss = faiss_module()
     scores, rows = faiss.knn(queries, vectors, k, metric=faiss.METRIC_INNER_PRODUCT)
     return Ranking(scores, rows)
+
+
+class GpuScanner:
+    """Exact scans on the first GPU that FAISS sees, of arrays that are copied there when they are first scanned.
+
+    An array stays there as long as its `owner` lives. Threads take turns: FAISS's GPU resources are for one at a time.
+
+    Raises
+    ------
+    InputError
+        FAISS sees no GPU, or is the build without them.
+    """
+
+    most = 2048  # hits of one search on a GPU, a limit of FAISS
+
+    def __init__(self) -> None:
+        faiss = faiss_module()
+        if not gpu_count():
+            raise InputError(
+                "FAISS sees no GPU here; install the extra 'gpu' on a machine with an NVIDIA driver, or search "
+                "with device='cpu'"
+            )
+        self._resources = faiss.StandardGpuResources()
+        self._held: WeakKeyDictionary[object, Any] = WeakKeyDictionary()
+        self._lock = threading.Lock()
+
+    def scan(
+        self, owner: object, vectors: NDArray[np.float32], queries: NDArray[np.float32], k: int
+    ) -> Ranking:
+        """As :func:`scan`; `vectors` belong to `owner` and never change."""
+        with self._lock:
+            if owner not in self._held:
+                faiss = faiss_module()
+                empty = faiss.IndexFlatIP(vectors.shape[1])
+                index = faiss.index_cpu_to_gpu(self._resources, 0, empty)
+                for start in range(0, len(vectors), _BLOCK):
+                    index.add(np.ascontiguousarray(vectors[start : start + _BLOCK]))
+                self._held[owner] = index
+            scores, rows = self._held[owner].search(queries, k)
+        return Ranking(scores, rows)
+
+
+def gpu_count() -> int:
+    """The GPUs that FAISS can use; 0 where it is the build for processors alone."""
+    return int(faiss_module().get_num_gpus())
 
 
 def scan_rows(

@@ -41,12 +41,13 @@ from workbench.retrieval.fusion import (
 )
 from workbench.retrieval.hits import Explanation, Hit, Vote
 from workbench.retrieval.index import checked_vectors
-from workbench.retrieval.index_structures import IndexReport, Kind, Ranking
+from workbench.retrieval.index_structures import GpuScanner, IndexReport, Kind, Ranking
 from workbench.retrieval.rerank import Reranker
 from workbench.retrieval.saved import read_index, writing_index
 from workbench.retrieval.segments import Segment, copied, fingerprint, memory_segment
 from workbench.retrieval.snapshot import Part, Snapshot
 
+Device = Literal["cpu", "cuda"]
 _CANDIDATES = 50  # of each voter, or four for each hit if that is more
 
 
@@ -137,8 +138,15 @@ class Retriever:
     Changes(1 added, 0 replaced, 0 removed, 0 unchanged; 1 chunk embedded, 0 known)
     """
 
-    def __init__(self, snapshot: Snapshot, *, recipe: Recipe, home: Home | None = None) -> None:
-        self._state, self._recipe = _State(snapshot, home), recipe
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        *,
+        recipe: Recipe,
+        home: Home | None = None,
+        gpu: GpuScanner | None = None,
+    ) -> None:
+        self._state, self._recipe, self._gpu = _State(snapshot, home), recipe, gpu
         self._changing = threading.Lock()
 
     @property
@@ -276,6 +284,7 @@ class Retriever:
             asked,
             min(max(depth, k), len(snapshot)),
             allowed=None if where is None else snapshot.matching(where),
+            gpu=self._gpu,
         )
         found = rows[0] >= 0
         best = Ranking(scores[0][found], rows[0][found])
@@ -288,7 +297,7 @@ class Retriever:
     def view(self) -> Retriever:
         """The retriever as it is now: what is added or deleted later does not show in it."""
         state = self._state
-        return Retriever(state.snapshot, recipe=self._recipe, home=state.home)
+        return Retriever(state.snapshot, recipe=self._recipe, home=state.home, gpu=self._gpu)
 
     def explain(self, hit: Hit, question: str) -> Explanation:
         """Where the score of a hit for `question` comes from: votes, cosine, and BM25 word by word.
@@ -472,7 +481,9 @@ class Retriever:
         if voter == "lexical" or snapshot.vectors is None:
             return snapshot.search_words(question, depth, allowed=allowed)
         asked = self.embedded(question)[None]
-        scores, rows = snapshot.vectors.search(asked, depth, allowed=allowed, exact=exact)
+        scores, rows = snapshot.vectors.search(
+            asked, depth, allowed=allowed, exact=exact, gpu=self._gpu
+        )
         found = rows[0] >= 0
         return Ranking(scores[0][found], rows[0][found])
 
@@ -512,6 +523,7 @@ def build_retriever(
     encoder: Encoder | None = None,
     max_tokens: int = 128,
     index: Kind | Literal["auto"] = "auto",
+    device: Device = "cpu",
     progress: OnProgress | None = None,
     cancel: CancelToken | None = None,
 ) -> Retriever:
@@ -530,19 +542,23 @@ def build_retriever(
     index
         How vectors are searched: ``flat`` (exact), ``hnsw``, ``ivf-flat``, ``ivf-sq8``, ``ivf-rabitq``, or ``auto``;
         what was chosen, why, and the measured recall are in ``.report``.
+    device
+        Where vectors are compared. ``cuda`` copies them to the first GPU that FAISS sees and compares all of them
+        there, but for searches with a filter; the encoder has a device of its own.
     progress, cancel
         Called after each document and each batch; looked at before each of them.
 
     Raises
     ------
     InputError
-        The corpus holds no text.
+        The corpus holds no text, or FAISS sees no GPU.
 
     >>> valve = Document("pump.md", "Valve V-14 leaked in March.", "Pump")
     >>> eels = Document("eels.md", "Eels are smoked on Fridays.", "Eels")
     >>> build_retriever(Corpus((valve, eels))).search("Which valve leaked?", k=1)
     [Hit(1, 1.0000, 'pump.md', 'Valve V-14 leaked in March.'; next: .chunk, .votes)]
     """
+    gpu = _scanner(device)
     recipe = Recipe(encoder if encoder is not None else load_encoder(), mode, max_tokens, index)
     documents = [with_plain_metadata(document) for document in corpus]
     _refuse_duplicates(documents)
@@ -562,17 +578,23 @@ def build_retriever(
     snapshot = Snapshot([segment], dim=recipe.dim)
     if "lexical" in VOTERS[mode]:
         snapshot.lexical()
-    return Retriever(snapshot, recipe=recipe)
+    return Retriever(snapshot, recipe=recipe, gpu=gpu)
 
 
-def open_retriever(folder: str | Path, *, encoder: Encoder | None = None) -> Retriever:
+def open_retriever(
+    folder: str | Path, *, encoder: Encoder | None = None, device: Device = "cpu"
+) -> Retriever:
     """Open an index that :meth:`Retriever.save` wrote, after checking every byte of it.
+
+    `device` is where vectors are compared, as for ``build_retriever``.
 
     Raises
     ------
     IndexUnusable
         It is missing, damaged, newer than this program, or was made with another encoder than
         `encoder` (None: the embedded one).
+    InputError
+        FAISS sees no GPU.
 
     >>> import tempfile
     >>> tides = Document("tides.txt", "High water comes twice a day.", "Tides")
@@ -583,13 +605,20 @@ def open_retriever(folder: str | Path, *, encoder: Encoder | None = None) -> Ret
     (0, 29)
     """
     using = encoder if encoder is not None else load_encoder()
-    home = Path(folder)
+    home, gpu = Path(folder), _scanner(device)
     snapshot, manifest = read_index(home)
     return Retriever(
         snapshot,
         recipe=recipe_of(home, manifest, using),
         home=Home(home.resolve(), manifest["checksum"]),
+        gpu=gpu,
     )
+
+
+def _scanner(device: Device) -> GpuScanner | None:
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"device={device!r} is not known; use 'cpu' or 'cuda'")
+    return GpuScanner() if device == "cuda" else None
 
 
 def _hits(
