@@ -85,7 +85,7 @@ def control_ids(tokenizer: Any) -> set[int]:
 
 
 def mark_ids(tokenizer: Any) -> dict[str, int]:
-    """The marks that are added tokens of their own, with their ids: none in Phi, 48 in the pocket model.
+    """The marks that are added tokens of their own, with their ids: none in Phi, 64 in the pocket model.
 
     >>> from workbench.generation.loading import load_generator
     >>> mark_ids(load_generator("pocket").tokenizer)["[1]"]
