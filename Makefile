@@ -35,7 +35,7 @@ check: setup     ## lint, types, stripped notebooks
 	$(BIN)/mypy
 	$(BIN)/nbstripout --verify notebooks/*.ipynb
 
-pocket: setup    ## train the pocket model anew (four hours on two cores; goes on where it was stopped)
+pocket: setup    ## train the pocket model anew (five hours on two cores; goes on where it was stopped)
 	$(BIN)/python -m workbench.pocket.train --out build/pocket --weights build/pocket/weights --workers 2
 
 clean:           ## remove what the targets above made

@@ -97,7 +97,7 @@ def ask(
 def _copying(generator: Generator, sampling: Sampling) -> Decoding:
     """How an answer that copies from its passages is decoded: with prompt lookup where that was measured to help.
 
-    1.9 times the speed at equal tokens on a CPU (benchmarks/prompt_lookup.py); not measured on a GPU, where the
+    twice the speed at equal tokens on a CPU (benchmarks/prompt_lookup.py); not measured on a GPU, where the
     experts of several tokens at once cost a MoE more memory traffic.
     """
     can_look_up = generator.decoding.cache in ("reserved", "int8", "fp8")
