@@ -156,9 +156,14 @@ def test_a_frame_has_one_row_for_each_citation(answer):
         ("", {}, ValueError, "question is empty"),
         ("valve " * 3000, {"mode": "lexical"}, PromptTooLong, "needs"),
         ("valve?", {"k": 0}, ValueError, "k=0"),
-        ("valve?", {"k": 10_000}, ValueError, "k=10000 exceeds"),
     ],
 )
 def test_bad_questions_are_one_sentence(small_retriever, tiny_moe, question, options, error, words):
     with pytest.raises(error, match=words):
         wb.ask(question, retriever=small_retriever, generator=tiny_moe, **{"k": 2, **options})
+
+
+@pytest.mark.parametrize(("name", "value"), [("style", "fre"), ("marks", "page")])
+def test_an_unknown_style_or_kind_of_marks_is_refused(name, value, small_retriever, tiny_moe):
+    with pytest.raises(ValueError, match=f"{name}='{value}' is not known"):
+        wb.ask("Which?", retriever=small_retriever, generator=tiny_moe, k=1, **{name: value})

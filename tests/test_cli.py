@@ -131,7 +131,7 @@ def test_doctor_reports_a_problem_and_ends_with_4(capsys):
         (["ask", "valve " * 5000, "--index", "INDEX"], 2, "shorten it"),
         (["ask", "valve " * 5000, "--index", "INDEX", "--mode", "lexical"], 2, "the budget is"),
         (["ask", "valve?", "--index", "INDEX", "-k", "0"], 2, "k=0"),
-        (["ask", "valve?", "--index", "INDEX", "-k", "9999"], 2, "k=9999 exceeds"),
+        (["ask", "valve?", "--index", "INDEX", "-k", "-3"], 2, "k=-3 is not a number of hits"),
         (["ask", "valve?", "--index", "/nowhere"], 4, "/nowhere"),
         (["ask", "valve?", "--index", "INDEX", "--generator", "/nowhere"], 4, "/nowhere"),
         (["ask", "valve?", "--index", "INDEX", "--generator", "http://localhost:1"], 4, "endpoint"),

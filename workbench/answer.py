@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from workbench.cancel import CancelToken
 from workbench.generation.decoding import OnText
@@ -55,8 +55,8 @@ def ask(
 
     ``style="quote"`` answers with one verbatim sentence chosen by the model, or abstains; ``style="free"`` is ordinary
     decoding. `decoding` says how tokens are computed; None takes what is fastest here at equal tokens. Raises
-    ``ValueError`` for an empty question or a k outside the index, ``PromptTooLong`` for a question that exceeds the
-    context.
+    ``ValueError`` for an empty question, a k below 1 or an unknown style, ``PromptTooLong`` for a question that exceeds
+    the context.
 
     >>> import workbench as wb
     >>> corpus = wb.read_corpus("corpora/manual/pump.md")
@@ -65,6 +65,8 @@ def ask(
     >>> all(corpus[c.document_id].text[c.start:c.stop] == c.text for c in answer.citations)
     True
     """
+    if style not in get_args(Style):
+        raise ValueError(f"style={style!r} is not known; use 'quote' or 'free'")
     retriever = retriever.view()  # the passages are those of one moment
     hits = retriever.search(question, k=k, mode=mode, where=where, options=options)
     prompt = build_prompt(
@@ -97,7 +99,7 @@ def ask(
 def _copying(generator: Generator, sampling: Sampling) -> Decoding:
     """How an answer that copies from its passages is decoded: with prompt lookup where that was measured to help.
 
-    twice the speed at equal tokens on a CPU (benchmarks/prompt_lookup.py); not measured on a GPU, where the
+    Twice the speed at equal tokens on a CPU (benchmarks/prompt_lookup.py); not measured on a GPU, where the
     experts of several tokens at once cost a MoE more memory traffic.
     """
     can_look_up = generator.decoding.cache in ("reserved", "int8", "fp8")

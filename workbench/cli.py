@@ -88,7 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
     index.add_argument(
         "--keep-others",
         action="store_true",
-        help="keep documents of the index that are not below the paths",
+        help="keep documents of the index whose ids are not among those read",
     )
     index.add_argument(
         "--delete", nargs="+", default=[], metavar="ID", help="delete documents, by their ids"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -211,14 +212,29 @@ def test_empty_question_is_refused(question: str, retriever: Retriever) -> None:
         retriever.search(question)
 
 
-def test_k_below_one_or_beyond_the_chunks_is_refused(retriever: Retriever) -> None:
+def test_k_beyond_the_chunks_finds_them_all(retriever: Retriever) -> None:
     n = len(retriever)
-    with pytest.raises(
-        ValueError, match=rf"^k={n + 1} exceeds the {n} chunks in the index; ask for k <= {n}$"
-    ):
-        retriever.search("pump", k=n + 1)
-    with pytest.raises(ValueError, match="k=0 is not a number of hits"):
-        retriever.search("pump", k=0)
+    modes: tuple[Any, ...] = ("dense", "hybrid")
+    for mode in modes:
+        assert retriever.search("pump", k=n + 7, mode=mode) == retriever.search(
+            "pump", k=n, mode=mode
+        )
+        assert len(retriever.search("pump", k=n + 7, mode=mode)) == n
+
+
+@pytest.mark.parametrize("k", [0, -1, "3", True, 2.0])
+def test_what_is_no_number_of_hits_is_refused(k: Any, retriever: Retriever) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"k={k!r} is not a number of hits")):
+        retriever.search("pump", k=k)
+
+
+def test_one_document_or_one_id_in_place_of_a_list_is_refused(retriever: Retriever) -> None:
+    with pytest.raises(ValueError, match=r"write add\(\[document\]\)"):
+        retriever.add(Document("a", "A.", "a"))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"write delete\(\['pump'\]\)"):
+        retriever.delete("pump")
+    with pytest.raises(ValueError, match="explain a hit with the question that found it"):
+        retriever.explain(retriever.search("pump", k=1)[0], " ")
 
 
 def test_unknown_mode_is_refused(retriever: Retriever) -> None:

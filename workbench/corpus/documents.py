@@ -44,11 +44,11 @@ class Page:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Document:
-    r"""The text of one file and what is known of its parts. Every span counts characters of `text`.
+    r"""A text and what is known of its parts: that of one file, or any you have. Spans count characters of `text`.
 
     For plain text, Markdown, code, CSV and JSONL `text` is the decoded file, line ends untouched; for other formats it
-    is the extracted text. `id` is the POSIX path below the folder read; `sha256` is that of the file's bytes;
-    `metadata` is what else you know of it, JSON values by name, to filter by.
+    is the extracted text. `id` is the POSIX path below the folder read, or any name; `sha256` is that of the file's
+    bytes; `metadata` is what else you know of it, JSON values by name, to filter by.
 
     >>> text = "# Pump\nIt failed.\n"
     >>> document = Document("pump.md", text, "Pump", sections=(Section("Pump", 1, 0, len(text)),), language="en")
@@ -60,7 +60,7 @@ class Document:
 
     id: str
     text: str
-    title: str
+    title: str = ""
     sections: tuple[Section, ...] = ()
     pages: tuple[Page, ...] = ()
     language: str | None = None

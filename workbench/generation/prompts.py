@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -298,6 +298,8 @@ def _pack(
     max_marks: int | None,
     asked: str,
 ) -> Prompt:
+    if marks not in get_args(Marks):
+        raise ValueError(f"marks={marks!r} is not known; use 'sentence' or 'passage'")
     frame_messages = (("system", system), ("user", request))
     own_marks = _own_marks(system, ())
     frame = len(chat_token_ids(tokenizer, frame_messages, own_marks=own_marks)[1])

@@ -218,7 +218,7 @@ class WorkbenchVectorStore(VectorStore):
     ) -> list[tuple[LangChainDocument, float]]:
         """The same with scores: cosines, or fused scores with ``mode="hybrid"``; the more the better."""
         view = self.retriever.view()
-        hits = view.search(query, k=min(k, len(view)), where=_where(filter)) if len(view) else []
+        hits = view.search(query, k=k, where=_where(filter))
         return [(_returned(view.documents[h.chunk.document_id]), h.score) for h in hits]
 
     def similarity_search_by_vector(

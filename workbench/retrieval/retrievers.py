@@ -218,16 +218,16 @@ class Retriever:
     ) -> list[Hit]:
         """Find the `k` best chunks for `question`; equal scores keep the order of the chunks.
 
-        ``dense`` ranks by the cosine of sentence vectors; ``lexical`` by BM25, and may find fewer
-        than `k`, for a chunk that shares no word is no hit; ``hybrid`` asks both and fuses their
-        scores. `where` is a filter such as ``{"language": "de"}``: only chunks it lets through are
-        searched, so `k` of them are found if there are as many. A question longer than the encoder
-        reads is not cut: only ``mode="lexical"`` takes it.
+        ``dense`` ranks by the cosine of sentence vectors; ``lexical`` by BM25, and may find fewer than `k`, for
+        a chunk that shares no word is no hit; ``hybrid`` asks both and fuses their scores. `where` is a filter
+        such as ``{"language": "de"}``: only chunks it lets through are searched, so `k` of them are found if
+        there are as many; fewer than `k` chunks are all found. A question longer than the encoder reads is not
+        cut: only ``mode="lexical"`` takes it.
 
         Raises
         ------
         ValueError
-            The question is empty or too long for the encoder, `k` is not in 1 … len(self), `where`
+            The question is empty or too long for the encoder, `k` is below 1, `where`
             is no filter or names an unknown field, or this index was not built for `mode`.
 
         >>> eels = Document("eels.md", "Eels are smoked on Fridays.", "Eels", metadata={"year": 1998})
@@ -243,10 +243,8 @@ class Retriever:
         if not question.strip():
             raise ValueError("the question is empty; ask with at least one word")
         k = _checked_k(k)
-        if k > len(snapshot):
-            raise ValueError(
-                f"k={k} exceeds the {len(snapshot)} chunks in the index; ask for k <= {len(snapshot)}"
-            )
+        if not len(snapshot):
+            return []
         allowed = None if where is None else snapshot.matching(where)
         rankings = self._rankings(snapshot, question, mode, k, allowed, chosen)
         best, shares = _fused(rankings, chosen)
@@ -308,6 +306,8 @@ class Retriever:
         >>> sorted(retriever.explain(retriever.search(question, k=1)[0], question).words)
         ['failed', 'valve', 'which']
         """
+        if not question.strip():
+            raise ValueError("the question is empty; explain a hit with the question that found it")
         snapshot = self._snapshot
         row = next(
             (
@@ -343,6 +343,8 @@ class Retriever:
 
         Only what was not embedded before is embedded now. `progress` is told of each document and each batch.
         """
+        if isinstance(documents, Document):
+            raise ValueError("add takes a list of documents; write add([document])")
         given = [with_plain_metadata(document) for document in documents]
         _refuse_duplicates(given)
         with self._changing:
@@ -390,6 +392,8 @@ class Retriever:
         InputError
             One of them is not there, and `missing` does not say to pass over it: nothing is deleted.
         """
+        if isinstance(ids, str):
+            raise ValueError(f"delete takes a list of ids; write delete([{ids!r}])")
         wanted = list(dict.fromkeys(ids))
         with self._changing:
             old = self._snapshot
@@ -678,8 +682,8 @@ def _votes(
 
 
 def _checked_k(k: int) -> int:
-    if not isinstance(k, int | np.integer) or k < 1:
-        raise ValueError(f"k={k} is not a number of hits; ask for k >= 1")
+    if not isinstance(k, int | np.integer) or isinstance(k, bool) or k < 1:
+        raise ValueError(f"k={k!r} is not a number of hits; ask for k >= 1")
     return int(k)
 
 
