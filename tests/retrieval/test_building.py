@@ -219,3 +219,17 @@ def test_merging_keeps_few_segments_and_moves_rows_seldom(seed: int) -> None:
         assert all(one >= 2 * two for one, two in pairwise(sizes))
     assert len(sizes) <= 1 + np.log2(total)
     assert moved <= 2 * total * np.log2(total)
+
+
+def test_a_build_that_comes_to_nothing_leaves_no_folder_of_its_own(tmp_path: Path) -> None:
+    def broken() -> Iterator[Document]:
+        raise OSError("gone")
+        yield
+
+    with pytest.raises(OSError, match="gone"):
+        update_index(tmp_path / "new", broken(), recipe=Recipe(Words()))
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "there").mkdir()
+    with pytest.raises(OSError, match="gone"):
+        update_index(tmp_path / "there", broken(), recipe=Recipe(Words()))
+    assert (tmp_path / "there").exists()

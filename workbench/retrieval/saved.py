@@ -154,6 +154,7 @@ def writing_index(folder: Path) -> Iterator[IndexWriter]:
     from filelock import FileLock, Timeout
 
     refuse_foreign(folder)
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK)
     try:
@@ -173,6 +174,13 @@ def writing_index(folder: Path) -> Iterator[IndexWriter]:
     finally:
         for unfinished in (folder / SEGMENTS).glob(".new-*"):
             _remove(unfinished)
+        if is_new and not any((folder / name).exists() for name in (MANIFEST, CACHE)):
+            # nothing came of it: not even the folder is left
+            with suppress(OSError):
+                (folder / SEGMENTS).rmdir()
+                (folder / IGNORE).unlink()
+                (folder / LOCK).unlink()
+                folder.rmdir()
         lock.release()
 
 
