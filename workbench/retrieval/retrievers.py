@@ -240,8 +240,7 @@ class Retriever:
         mode = mode or self.mode
         if mode not in VOTERS:
             raise ValueError(f"mode={mode!r} is not known; use 'dense', 'lexical' or 'hybrid'")
-        if not question.strip():
-            raise ValueError("the question is empty; ask with at least one word")
+        _refuse_empty(question)
         k = _checked_k(k)
         if not len(snapshot):
             return []
@@ -306,8 +305,7 @@ class Retriever:
         >>> sorted(retriever.explain(retriever.search(question, k=1)[0], question).words)
         ['failed', 'valve', 'which']
         """
-        if not question.strip():
-            raise ValueError("the question is empty; explain a hit with the question that found it")
+        _refuse_empty(question)
         snapshot = self._snapshot
         row = next(
             (
@@ -502,7 +500,8 @@ class Retriever:
         return Ranking(best.scores[order], best.rows[order])
 
     def embedded(self, question: str) -> NDArray[np.float32]:
-        """The vector of a question: [dim]. ``ValueError`` if it is longer than the encoder reads."""
+        """The vector of a question: [dim]. ``ValueError`` if it is empty or longer than the encoder reads."""
+        _refuse_empty(question)
         count = len(self.encoder.measure(question))
         if count > self.encoder.max_tokens:
             raise ValueError(
@@ -679,6 +678,11 @@ def _votes(
             share = shares[number][row] if shares else None
             votes.setdefault(row, []).append(Vote(voter, rank, score, query, share))
     return votes
+
+
+def _refuse_empty(question: str) -> None:
+    if not question.strip():
+        raise ValueError("the question is empty; ask with at least one word")
 
 
 def _checked_k(k: int) -> int:
