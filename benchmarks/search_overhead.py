@@ -74,7 +74,7 @@ def main() -> None:
     seconds = [timed(lambda: encoder.encode([question], kind="query")) for _ in range(30)]
     note = (
         f"Random unit vectors of {DIM} dimensions, k = {K}; CPU time on one thread. One at a time: median of "
-        f"{arguments.queries} queries, in turn; together: median of 7 batches of {BATCH}, in turn. All find the same "
+        f"{arguments.queries} queries, in turn; together: median of 25 batches of {BATCH}, in turn. All find the same "
         f"rows, but for the deleted ones. The question's vector is given: embedding {len(encoder.measure(question))} "
         f"tokens with {encoder.name} takes {1e3 * float(np.median(seconds)):.1f} ms more (median of 30)."
     )
@@ -121,7 +121,7 @@ def measure(count: int, queries: int, seed: int) -> dict[str, tuple[float, float
         for name, call in singles.items():
             alone[name].append(timed(lambda call=call, i=i: call(i)))
     together: dict[str, list[float]] = {name: [] for name in batches}
-    for _ in range(7):
+    for _ in range(25):
         for name, call in batches.items():
             together[name].append(timed(call))
     return {

@@ -21,8 +21,10 @@ from workbench.retrieval.index_structures import (
     IndexReport,
     Ranking,
     Structure,
+    _away,
     build_structure,
     choose_kind,
+    scan,
     tune,
 )
 
@@ -116,13 +118,13 @@ def test_tuned_structures_reach_their_recall_with_exact_scores(kind: Any) -> Non
     expected = brute_force(vectors, queries, 10, np.ones(3000, dtype=bool))
     found = index.search(queries, 10)
     hits = [len(set(a) & set(b)) for a, b in zip(found.rows, expected.rows, strict=True)]
-    assert np.mean(hits) / 10 >= 0.9
+    assert np.mean(hits) / 10 >= 0.95
     products = np.einsum("qd,qkd->qk", queries, vectors[found.rows])
     np.testing.assert_allclose(found.scores, products, atol=2e-6)
     assert (np.diff(found.scores, axis=1) <= 0).all()
     report = index.report
     assert (
-        report.kind == kind and report.recall >= 0.95 and report.curve[-1].recall == report.recall
+        report.kind == kind and report.recall >= 0.98 and report.curve[-1].recall == report.recall
     )
     assert f"recall@10 {report.recall:.3f}" in str(report)
     assert_same(index.search(queries, 10, exact=True), expected)
@@ -133,17 +135,48 @@ def test_the_measured_recall_is_that_of_an_exact_scan(kind: Any) -> None:
     vectors = clustered(1500, 16, 3)
     structure = build_structure(kind, vectors)
     curve = tune(structure, vectors, target=0.9, queries=50, seed=7)
-    rows = np.sort(np.random.default_rng(7).permutation(1500)[:50])
-    products = vectors[rows].astype(np.float64) @ vectors.astype(np.float64).T
-    products[np.arange(50), rows] = -np.inf
-    truth = np.argsort(-products, axis=1)[:, :10]
+    generator = np.random.default_rng(7)
+    rows = np.sort(generator.permutation(1500)[:50])
     segment = VectorSegment(vectors, IndexReport(kind, "", effort=curve[-1].value), structure)
-    found = VectorIndex([segment], dim=16).search(vectors[rows], 11).rows
-    hits = [
-        len(set(a[a != row][:10]) & set(b)) for a, b, row in zip(found, truth, rows, strict=True)
-    ]
-    assert curve[-1].recall == pytest.approx(np.mean(hits) / 10, abs=0.02)
-    assert all(below.recall < 0.9 for below in curve[:-1])
+    index = VectorIndex([segment], dim=16)
+    recalls = []
+    for asked, own in ((vectors[rows], rows), (_away(vectors, rows, generator), rows * 0 - 2)):
+        products = asked.astype(np.float64) @ vectors.astype(np.float64).T
+        products[np.arange(50)[own >= 0], own[own >= 0]] = -np.inf
+        truth = np.argsort(-products, axis=1)[:, :10]
+        found = index.search(asked, 11).rows
+        hits = [
+            len(set(a[a != row][:10]) & set(b)) for a, b, row in zip(found, truth, own, strict=True)
+        ]
+        recalls.append(np.mean(hits) / 10)
+    assert curve[-1].recall == pytest.approx(min(recalls), abs=0.02)
+    assert all(e.recall < 0.9 for e in curve if e.value < curve[-1].value)
+
+
+def test_tuning_asks_as_far_from_the_vectors_as_questions_are() -> None:
+    vectors = 3 * unit_vectors(500, 200, 3)
+    rows = np.arange(0, 500, 5)
+    away = _away(vectors, rows, np.random.default_rng(0))
+    cosines = np.einsum("nd,nd->n", away, vectors[rows]) / np.linalg.norm(away, axis=1) / 3
+    assert abs(cosines.mean() - 0.66) < 0.02 and cosines.std() < 0.1
+    steps = away - vectors[rows]
+    np.testing.assert_allclose(np.linalg.norm(steps, axis=1), 3 * 1.15, rtol=1e-5)
+    assert abs(np.corrcoef(steps) - np.eye(100)).max() < 0.5  # each another way
+
+
+def test_twice_the_effort_for_nothing_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = clustered(2000, 16, 4)
+    structure = build_structure("ivf-flat", vectors)
+    lost = {1: 50, 2: 50, 4: 4, 8: 4}  # of a hundred queries
+
+    def near(_: Any, vectors: Any, queries: Any, k: int, *, effort: int) -> Ranking:
+        exact = scan(vectors, queries, k)
+        exact.scores[: lost[effort]] -= 1
+        return exact
+
+    monkeypatch.setattr("workbench.retrieval.index_structures.near_rows", near)
+    curve = tune(structure, vectors, queries=100)
+    assert [e.value for e in curve] == [1, 2, 8, 4] and curve[-1].recall < 0.98
 
 
 def test_tuning_takes_the_least_effort_that_reaches_the_target() -> None:
@@ -159,7 +192,7 @@ def test_copies_count_as_found_and_keep_the_order_of_rows(kind: Any) -> None:
     distinct = clustered(400, 16, 12)
     vectors = np.repeat(distinct, 5, axis=0)
     index = VectorIndex.build(vectors, kind=kind)
-    assert index.report.recall >= 0.95
+    assert index.report.recall >= 0.98
     allowed = np.random.default_rng(0).random(2000) < 0.9
     found = index.search(distinct[:40], 5, allowed=allowed)
     assert_same(found, brute_force(vectors, distinct[:40], 5, allowed))
@@ -256,7 +289,7 @@ def test_auto_scans_small_indexes_and_says_why() -> None:
 def test_a_recall_that_cannot_be_reached_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("workbench.retrieval.index.tune", lambda *_, **__: (Effort(7, 0.5, 0.1),))
     report = build_segment(unit_vectors(200, 8, 1), kind="hnsw").report
-    assert report.recall == 0.5 and "recall 0.95 was not reached" in str(report)
+    assert report.recall == 0.5 and "recall 0.98 was not reached" in str(report)
 
 
 @pytest.mark.parametrize(
