@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from workbench.retrieval.filters import Column, matching_rows, parsed_terms, unknown_field
 
 ROWS: list[dict[str, Any]] = [
-    {"language": "de", "year": 1999, "tags": ["pump", "lock"]},
-    {"language": "en", "year": 2004, "draft": True},
+    {"language": "de", "year": 1999, "tags": ["pump", "lock"], "mixed": 1},
+    {"language": "en", "year": 2004, "draft": True, "mixed": True},
     {"language": "en", "year": 2004.5, "tags": []},
     {"year": "2004", "draft": False, "tags": ["eel"]},
     {},
@@ -41,8 +41,10 @@ def rows_of(where: Any) -> list[int]:
         ({"year": {"$gte": 1999, "$lt": 2004.5}}, [0, 1]),
         ({"year": {"$lte": "2005"}}, [3]),
         ({"draft": True}, [1]),
-        ({"year": True}, []),  # 1 is not true
-        ({"draft": 1}, []),
+        ({"mixed": True}, [1]),  # 1 is not true
+        ({"mixed": 1}, [0]),
+        ({"mixed": {"$ne": True}}, [0, 2, 3, 4, 5]),
+        ({"year": {"$in": [2004, True]}}, [1]),
         ({"tags": "pump"}, [0]),
         ({"tags": ["pump", "lock"]}, [0]),
         ({"tags": {"$ne": "pump"}}, [1, 2, 3, 4, 5]),
@@ -78,6 +80,32 @@ def test_a_filter_lets_the_right_rows_through(where: Any, expected: list[int]) -
         ({"$not": 3}, "where=3 is no filter"),
         ({1: 2}, "where={1: 2} is no filter"),
         ({"$and": [1]}, "where=1 is no filter"),
+        ({"year": None}, r"year: None is no value; ask for a missing one with {'\$exists': False}"),
+        ({"year": {"$nin": [1999, None]}}, r"year: None is no value"),
+        (
+            {"draft": 1},
+            "draft holds true or false, such as True; the filter compares it with numbers, 1,",
+        ),
+        (
+            {"year": True},
+            "year holds numbers and text, such as 1999; the filter compares it with true",
+        ),
+        ({"draft": {"$gte": "abc"}}, "draft holds true or false.* compares it with text, 'abc'"),
+        (
+            {"draft": {"$glob": "*"}},
+            r"draft holds true or false.* with text, '\*', which finds nothing",
+        ),
+        ({"draft": {"$ne": "yes"}}, "draft holds true or false"),
+        ({"draft": {"$nin": ["yes", 1]}}, "compares it with numbers and text, 'yes'"),
+        (
+            {"language": {}},
+            "language holds text, such as 'de'; the filter compares it with dicts, {}",
+        ),
+        ({"language": ["de"]}, r"compares it with lists, \['de'\]"),
+        (
+            {"tags": 3},
+            "tags holds lists and text, such as .*; the filter compares it with numbers, 3",
+        ),
     ],
 )
 def test_what_is_no_filter_is_refused(where: Any, message: str) -> None:
@@ -93,6 +121,13 @@ def test_a_column_gives_each_row_its_own_value(values: list[Any], operand: Any) 
     made = Column.of(values)
     again = [None if code < 0 else made.values[code] for code in made.codes]
     assert [(type(v), v) for v in again] == [(type(v), v) for v in values]
+    held = [type(part) for v in values for part in (v if isinstance(v, list) else [v])]
+    number = {int: float}
+    kinds = {number.get(kind, kind) for kind in held} - {type(None)}
+    if any(v is not None for v in values) and number.get(type(operand), type(operand)) not in kinds:
+        with pytest.raises(ValueError, match="the filter compares it with"):
+            matching_rows({"f": operand}, lambda _: made, rows=len(values))
+        return
     found = matching_rows({"f": {"$ne": operand}}, lambda _: made, rows=len(values))
     opposite = matching_rows({"$not": {"f": operand}}, lambda _: made, rows=len(values))
     assert (found == opposite).all()

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 Where = Mapping[str, Any]
 _SIGNS = {"=": "$eq", "!=": "$ne", ">": "$gt", ">=": "$gte", "<": "$lt", "<=": "$lte", "~": "$glob"}
-_TERM = re.compile(r"\s*([\w.]+)\s*(!=|>=|<=|=|>|<|~)(.*)", re.DOTALL)
+_TERM = re.compile(r"\s*([\w.-]+)\s*(!=|>=|<=|=|>|<|~)(.*)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,6 +66,11 @@ def matching_rows(where: Where, column: Callable[[str], Column], *, rows: int) -
     another kind than the operand, text beside a number, does not match; a missing value matches ``$ne``, ``$nin`` and
     ``{"$exists": False}`` alone.
 
+    Raises
+    ------
+    ValueError
+        `where` is no filter, or compares a field with a kind of value that it never has, text with years.
+
     >>> years = {"year": Column.of([1999, 2004, None, "2004"])}
     >>> matching_rows({"year": {"$gte": 2001}}, years.__getitem__, rows=4).tolist()
     [False, True, False, False]
@@ -84,7 +89,9 @@ def matching_rows(where: Where, column: Callable[[str], Column], *, rows: int) -
         elif name.startswith("$"):
             raise ValueError(f"{name!r} is no operator; around fields use $and, $or and $not")
         else:
-            found &= column(name).where(_condition(name, operand))
+            condition, held = _condition(name, operand), column(name)
+            _refuse_other_kinds(name, operand, held.values)
+            found &= held.where(condition)
     return found
 
 
@@ -159,13 +166,46 @@ def unknown_field(name: str, known: Iterable[str]) -> ValueError:
     return ValueError(f"no document has the field {name!r}; {hint}")
 
 
+def _refuse_other_kinds(field: str, operand: Any, values: Sequence[Any]) -> None:
+    """A field that never has a value of the operand's kind would match nothing, or all, without a word."""
+    held = {_kind(part) for value in values for part in _and_items(value)}
+    for name, value in _operators(operand).items():
+        if name == "$exists":
+            continue
+        options = list(value) if name in ("$in", "$nin") else [value]
+        asked = {_kind(option) for option in options}
+        if held and asked and not held & asked:
+            raise ValueError(
+                f"{field} holds {' and '.join(sorted(held))}, such as {values[0]!r}; the filter compares it with "
+                f"{' and '.join(sorted(asked))}, {options[0]!r}, which finds nothing"
+                + ("; put it in quotes" if asked == {"numbers"} and "text" in held else "")
+            )
+
+
+def _and_items(value: Any) -> Iterable[Any]:
+    """A value, and its items if it is a list."""
+    return (value, *value) if isinstance(value, list | tuple) else (value,)
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, int | float):
+        return "numbers"
+    if isinstance(value, str):
+        return "text"
+    return "lists" if isinstance(value, list | tuple) else "dicts"
+
+
+def _operators(operand: Any) -> Mapping[str, Any]:
+    """The operators of a field: a bare value is to be equal."""
+    is_operators = isinstance(operand, Mapping) and any(str(n).startswith("$") for n in operand)
+    return operand if is_operators else {"$eq": operand}
+
+
 def _condition(field: str, operand: Any) -> Callable[[Any], bool]:
     """Whether a value, or None for a missing one, satisfies `operand`."""
-    is_operators = isinstance(operand, Mapping) and any(str(n).startswith("$") for n in operand)
-    tests = [
-        _operator(field, name, value)
-        for name, value in (operand if is_operators else {"$eq": operand}).items()
-    ]
+    tests = [_operator(field, name, value) for name, value in _operators(operand).items()]
     return lambda value: all(test(value) for test in tests)
 
 
@@ -183,11 +223,12 @@ def _operator(field: str, name: str, operand: Any) -> Callable[[Any], bool]:
     if name in ("$in", "$nin"):
         if isinstance(operand, str | Mapping) or not isinstance(operand, Iterable):
             raise ValueError(f"{field}: {name} takes a list, got {operand!r}")
-        options = list(operand)
+        options = [_present(field, option) for option in operand]
         within = any_item(lambda value: any(_equal(value, option) for option in options))
         return within if name == "$in" else lambda value: not within(value)
     if name in ("$eq", "$ne"):
-        equal = any_item(lambda value: _equal(value, operand))
+        wanted = _present(field, operand)
+        equal = any_item(lambda value: _equal(value, wanted))
         return equal if name == "$eq" else lambda value: not equal(value)
     if name == "$glob":
         if not isinstance(operand, str):
@@ -203,6 +244,14 @@ def _operator(field: str, name: str, operand: Any) -> Callable[[Any], bool]:
     raise ValueError(
         f"{field}: {name!r} is no operator; use $eq, $ne, $in, $nin, $gt, $gte, $lt, $lte, $glob or $exists"
     )
+
+
+def _present(field: str, operand: Any) -> Any:
+    if operand is None:
+        raise ValueError(
+            f"{field}: None is no value; ask for a missing one with {{'$exists': False}}"
+        )
+    return operand
 
 
 def _equal(value: Any, operand: Any) -> bool:
