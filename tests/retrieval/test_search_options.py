@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from workbench.cli import main
 from workbench.corpus.documents import Corpus, Document, Page, Section
+from workbench.corpus.readers import read_corpus
 from workbench.errors import CheckpointError
 from workbench.retrieval.encoders import SentenceEncoder
 from workbench.retrieval.fusion import shares_by_rank, shares_by_score, summed, varied
@@ -302,3 +305,28 @@ def test_an_exact_search_finds_what_a_structure_misses(encoder: SentenceEncoder)
     options = SearchOptions(exact=True)
     found = quick.search(question, k=20, options=options)
     assert [h.chunk for h in found] == [h.chunk for h in exact.search(question, k=20)]
+
+
+def test_what_files_say_of_themselves_can_be_asked_for(
+    tmp_path: Path, encoder: SentenceEncoder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    docs, index = tmp_path / "docs", tmp_path / "index"
+    docs.mkdir()
+    for name, year in (("old", 1998), ("new", 2011)):
+        text = f"---\nfirst-author: {name}\ndate: {year}-03-01\ntags: [pump, {name}]\n---\nThe pump failed."
+        (docs / f"{name}.md").write_text(text)
+    retriever = build_retriever(read_corpus(docs), encoder=encoder)
+    retriever.save(index)
+    for where, found in (
+        ({"date": {"$gte": "2000"}}, {"new.md"}),
+        ({"tags": "old"}, {"old.md"}),
+        ({"tags": "pump"}, {"old.md", "new.md"}),
+        ({"first-author": "new"}, {"new.md"}),
+    ):
+        for one in (retriever, open_retriever(index, encoder=encoder)):
+            hits = one.search("What failed?", where=where)
+            assert {hit.chunk.document_id for hit in hits} == found
+    terms = ["first-author=new", 'date<"2012"']
+    assert main(["search", "pump", "--index", str(index), "--where", *terms, "--json"]) == 0
+    hits = json.loads(capsys.readouterr().out)["hits"]
+    assert {hit["document"] for hit in hits} == {"new.md"}

@@ -10,6 +10,7 @@ import zlib
 from typing import TYPE_CHECKING, Any
 
 from workbench.corpus.extracted import Extracted, TextWriter, in_one_space, table_row
+from workbench.corpus.metadata import told_metadata
 from workbench.corpus.sections import sections_from
 from workbench.errors import InputError
 
@@ -52,6 +53,10 @@ def extract_docx(data: bytes) -> Extracted:
         document = Document(io.BytesIO(data))
         title_paragraph = _write_blocks(document, writer)
         title = in_one_space(document.core_properties.title) or title_paragraph
+        facts = document.core_properties
+        metadata = told_metadata(
+            author=facts.author, keywords=facts.keywords, created=facts.created
+        )
         counts = {name: len(document.element.body.xpath(path)) for path, name in _NOT_READ.items()}
     except (OpcError, *_DAMAGE) as error:
         first_line = str(error).partition("\n")[0][:100]
@@ -62,6 +67,7 @@ def extract_docx(data: bytes) -> Extracted:
         title=title or None,
         sections=sections_from(writer.headings, len(writer)),
         notices=(f"not read: {left_out}",) if left_out else (),
+        metadata=metadata,
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from workbench.corpus.documents import Page, Section
 from workbench.corpus.sections import Heading
@@ -18,6 +20,7 @@ class Extracted:
     pages: tuple[Page, ...] = ()
     encoding: str | None = None
     notices: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 class TextWriter:

@@ -9,6 +9,7 @@ from workbench.corpus.docx_text import extract_docx
 from workbench.corpus.encodings import decode_text
 from workbench.corpus.extracted import Extracted
 from workbench.corpus.html_text import extract_html
+from workbench.corpus.metadata import front_matter
 from workbench.corpus.notebook_text import extract_notebook
 from workbench.corpus.pdf_text import extract_pdf
 from workbench.corpus.sections import markdown_headings, sections_from
@@ -92,10 +93,15 @@ def extract(data: bytes, name: str) -> Extracted:
             known = f"for {suffix!r}" if suffix else "without a suffix"
             raise InputError(f"binary data, no text format known {known}") from error
         raise InputError(f"binary data, though {(suffix or name)!r} promises text") from error
-    headings = markdown_headings(decoded.text) if format == "markdown" else ()
+    is_markdown = format == "markdown"
+    headings = markdown_headings(decoded.text) if is_markdown else ()
+    metadata, notice = front_matter(decoded.text) if is_markdown else ({}, None)
+    title = metadata.get("title")
     return Extracted(
         decoded.text,
+        title=title if isinstance(title, str) else None,
         sections=sections_from(headings, len(decoded.text)),
         encoding=decoded.encoding,
-        notices=(decoded.notice,) if decoded.notice else (),
+        notices=tuple(filter(None, (decoded.notice, notice))),
+        metadata=metadata,
     )

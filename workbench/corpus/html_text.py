@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from workbench.corpus.encodings import decode_text
 from workbench.corpus.extracted import (
@@ -16,10 +16,11 @@ from workbench.corpus.extracted import (
     table_row,
     without_surrogates,
 )
+from workbench.corpus.metadata import told_metadata
 from workbench.corpus.sections import sections_from
 
 if TYPE_CHECKING:
-    from bs4 import Tag
+    from bs4 import BeautifulSoup, Tag
     from bs4.element import PageElement
 
 _LEFT_OUT = frozenset(
@@ -29,6 +30,11 @@ _INLINE = frozenset(
     """a abbr acronym b bdi bdo big cite code data del dfn em font i img input ins kbd label mark math meter output q rp
     rt ruby s samp small span strike strong sub sup textarea time tt u var wbr""".split()
 )
+_MAX_META = 200
+_AUTHORS = "citation_author dc.creator dcterms.creator author article:author"
+_KEYWORDS = "keywords citation_keywords dc.subject article:tag"
+_DATES = "citation_publication_date dc.date dcterms.date article:published_time date"
+_DAY = re.compile(r"\s*\d{4}(?:([-/])\d{2}(?:\1\d{2})?)?(?=\s*\Z|[T ])")
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
 _SPACE = re.compile(r"[ \t\n\r\f]+")
 _SPACE_RUN = re.compile(r"[ \t]{2,}")
@@ -69,6 +75,26 @@ def extract_html(data: bytes) -> Extracted:
         sections=sections_from(page.writer.headings, len(text)),
         encoding=decoded.encoding,
         notices=(decoded.notice,) if decoded.notice else (),
+        metadata=_metadata(soup),
+    )
+
+
+def _metadata(soup: BeautifulSoup) -> dict[str, Any]:
+    """What ``meta`` tags say: those of HTML itself, of Dublin Core, of Open Graph and of journals."""
+    told: dict[str, list[str]] = {}
+    for tag in soup.find_all("meta", limit=_MAX_META):
+        name, content = tag.get("name") or tag.get("property"), tag.get("content")
+        if isinstance(name, str) and isinstance(content, str) and content.strip():
+            told.setdefault(name.casefold(), []).append(content)
+
+    def first_of(names: str) -> list[str]:
+        return next((told[name] for name in names.split() if name in told), [])
+
+    day = _DAY.match("".join(first_of(_DATES)[:1]))
+    return told_metadata(
+        author=first_of(_AUTHORS),
+        keywords=first_of(_KEYWORDS),
+        date=day and re.sub("/", "-", day[0]),
     )
 
 

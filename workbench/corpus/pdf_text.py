@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.corpus.documents import Page
 from workbench.corpus.extracted import Extracted, TextWriter, in_one_space, without_surrogates
+from workbench.corpus.metadata import told_metadata
 from workbench.corpus.sections import Heading, sections_from
 from workbench.errors import InputError
 
 if TYPE_CHECKING:
-    from pypdf import PdfReader
+    from datetime import datetime
+
+    from pypdf import DocumentInformation, PdfReader
 
 # What pypdf lets through on damaged files, besides its own PyPdfError
 _DAMAGE = (
@@ -72,7 +75,29 @@ def extract_pdf(data: bytes) -> Extracted:
         sections=sections_from(headings, len(text)),
         pages=pages,
         notices=tuple(notices),
+        metadata=_metadata(reader),
     )
+
+
+def _metadata(reader: PdfReader) -> dict[str, Any]:
+    from pypdf.errors import PyPdfError
+
+    try:
+        told = reader.metadata
+        return told_metadata(
+            author=told and told.author,
+            keywords=told and told.keywords,
+            created=told and _day(told),
+        )
+    except (PyPdfError, *_DAMAGE):
+        return {}
+
+
+def _day(told: DocumentInformation) -> datetime | None:
+    try:
+        return told.creation_date
+    except ValueError:  # it is no date
+        return None
 
 
 def _unlock(reader: PdfReader) -> None:

@@ -14,10 +14,11 @@ _UNDERLINE = re.compile(r" {0,3}(?:(=)=*|-+)[ \t]*\Z")
 _FENCE = re.compile(r" {0,3}(?:(`{3,})[^`]*|(~{3,}).*)\Z")
 # What is no text of an underlined heading: list items, quotations, table rows, HTML, indented code
 _NO_PROSE = re.compile(r"[ \t]*(?:[>|<=]|[-+*](?:[ \t]|\Z)|\d+[.)](?:[ \t]|\Z))| {4}| {0,3}\t")
-_RULE = re.compile(r" {0,3}([-*_])[ \t]*(?:\1[ \t]*){2,}\Z")
-_FRONT_MATTER = re.compile(
-    r"---[ \t]*\r?\n(?=[\w-]+[ \t]*:)(?:[^\n]*\n)*?(?:---|\.\.\.)[ \t]*(?:\r?\n|\Z)"
+# --- around YAML at the very beginning, closed by --- or ..., as in Jekyll, pandoc and Quarto
+FRONT_MATTER = re.compile(
+    r"---[ \t]*\r?\n((?=[\w-]+[ \t]*:)(?:[^\n]*\n)*?)(?:---|\.\.\.)[ \t]*(?:\r?\n|\Z)"
 )
+_RULE = re.compile(r" {0,3}([-*_])[ \t]*(?:\1[ \t]*){2,}\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ def markdown_headings(text: str, *, offset: int = 0) -> Iterator[Heading]:
     in_comment = False
     block = ""  # "" between blocks, "line" after the first line of a paragraph, "more" within anything longer
     above: Heading | None = None  # that first line, a heading if it turns out to be underlined
-    front = _FRONT_MATTER.match(text)
+    front = FRONT_MATTER.match(text)
     for match in LINE.finditer(text, front.end() if front else 0):
         line = match.group().rstrip("\r\n")
         start = match.start() + offset

@@ -116,9 +116,9 @@ class Snapshot:
         return segment.fingerprints[ordinal]
 
     def sources(self) -> dict[str, str]:
-        """The sha256 of the file that each document was read from, by id, where that tells all of the document."""
+        """The sha256 of the file that each document was read from, by id."""
         alive = zip(self._outlines, self.alive_documents, strict=True)
-        return {d.id: d.sha256 for d, lives in alive if lives and d.sha256 and not d.metadata}
+        return {d.id: d.sha256 for d, lives in alive if lives and d.sha256}
 
     def lexical(self) -> LexicalIndex:
         """The word index over :attr:`live_rows`, built now if there is none."""
