@@ -18,6 +18,7 @@ from workbench.corpus.readers import CorpusReader, read_corpus
 from workbench.errors import Cancelled, InputError
 from workbench.retrieval.building import Changes, Recipe, delete_from_index, update_index
 from workbench.retrieval.embedding_cache import EmbeddingCache, embedded
+from workbench.retrieval.retrievers import build_retriever, open_retriever
 from workbench.retrieval.saved import read_index
 from workbench.retrieval.segments import SegmentWriter
 from workbench.retrieval.snapshot import merge_plan
@@ -233,3 +234,118 @@ def test_a_build_that_comes_to_nothing_leaves_no_folder_of_its_own(tmp_path: Pat
     with pytest.raises(OSError, match="gone"):
         update_index(tmp_path / "there", broken(), recipe=Recipe(Words()))
     assert (tmp_path / "there").exists()
+
+
+class Library:
+    """Two folders of documents beside an index, and what is done to it; both folders hold a ``notes.md``."""
+
+    def __init__(self, home: Path) -> None:
+        self.home, self.index = home, home / "index"
+        for path, text in (
+            ("docs/notes.md", "Notes on pumps."),
+            ("docs/manual/pump.md", "The pump."),
+            ("more/notes.md", "Notes on eels."),
+        ):
+            self.write(path, text)
+
+    def write(self, path: str, text: str) -> None:
+        (self.home / path).parent.mkdir(parents=True, exist_ok=True)
+        (self.home / path).write_text(text)
+
+    def update(self, *paths: str, **options: Any) -> Changes:
+        reader = CorpusReader([self.home / path for path in paths])
+        return update_index(self.index, reader, recipe=Recipe(Words()), **options)
+
+    def keep(self, *paths: str) -> Changes:
+        return self.update(*paths, keep_others=True)
+
+    @property
+    def held(self) -> dict[str, str]:
+        documents = read_index(self.index)[0].documents
+        return {id: document.text for id, document in documents.items()}
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Library:
+    made = Library(tmp_path / "here")
+    made.update("docs")
+    return made
+
+
+def test_a_folder_or_file_below_keeps_the_ids_of_its_documents(library: Library) -> None:
+    library.write("docs/manual/pump.md", "The other pump.")
+    assert library.keep("docs/manual").replaced == ("manual/pump.md",)
+    assert library.keep("docs/manual").unchanged == ("manual/pump.md",)
+    assert library.keep("docs/manual/pump.md").unchanged == ("manual/pump.md",)
+    assert library.held == {
+        "notes.md": "Notes on pumps.",
+        "manual/pump.md": "The other pump.",
+    }
+
+
+def test_a_neighbour_takes_nobodys_place(library: Library) -> None:
+    assert library.keep("more").added == ("../more/notes.md",)
+    assert library.keep("more").unchanged == ("../more/notes.md",)
+    assert library.held["notes.md"] == "Notes on pumps."
+    assert library.held["../more/notes.md"] == "Notes on eels."
+    changes = library.keep(".")  # the folder above both
+    assert sorted(changes.unchanged) == ["../more/notes.md", "manual/pump.md", "notes.md"]
+    assert not changes.added
+
+
+def test_a_corpus_is_called_as_its_reader_would_call_it(library: Library) -> None:
+    corpus = read_corpus(library.home / "more")
+    update_index(library.index, corpus, recipe=Recipe(Words()), keep_others=True)
+    assert "../more/notes.md" in library.held
+    made = [Document("notes.md", "Made by hand.")]  # whose ids are what they are
+    update_index(library.index, made, recipe=Recipe(Words()), keep_others=True)
+    assert library.held["notes.md"] == "Made by hand."
+    assert library.keep("docs/manual").unchanged == ("manual/pump.md",)
+
+
+def test_without_keep_others_the_folder_read_is_the_one_that_counts(library: Library) -> None:
+    changes = library.update("more")
+    assert changes.replaced == ("notes.md",) and changes.removed == ("manual/pump.md",)
+    assert library.keep("docs").added == ("../docs/manual/pump.md", "../docs/notes.md")
+
+
+def test_an_index_that_was_moved_with_its_documents_knows_them(library: Library) -> None:
+    library.home = library.home.rename(library.home.with_name("there"))
+    library.index = library.home / "index"
+    assert library.keep("docs/manual").unchanged == ("manual/pump.md",)
+    alone = library.home.with_name("alone") / "deep"
+    alone.mkdir(parents=True)
+    library.index = library.index.rename(alone / "index")
+    assert library.keep("docs").unchanged == ("manual/pump.md", "notes.md")
+
+
+def test_a_link_to_the_folder_is_the_folder(library: Library) -> None:
+    (library.home / "link").symlink_to(library.home / "docs" / "manual")
+    (library.home / "also").symlink_to(library.index)
+    library.index = library.home / "also"
+    assert library.keep("link").unchanged == ("manual/pump.md",)
+
+
+def test_saving_and_deleting_keep_the_folder_in_mind(library: Library) -> None:
+    retriever = open_retriever(library.index, encoder=Words())
+    retriever.delete(["notes.md"])
+    retriever.save(library.index)
+    assert library.keep("docs/manual").unchanged == ("manual/pump.md",)
+    open_retriever(library.index, encoder=Words()).view().save(library.home / "far" / "copy")
+    library.index = library.home / "far" / "copy"
+    assert library.keep("docs/manual").unchanged == ("manual/pump.md",)
+    library.keep("more")
+    delete_from_index(library.index, ["../more/notes.md"], encoder=Words())
+    assert library.keep("docs/manual").unchanged == ("manual/pump.md",)
+    built = build_retriever(read_corpus(library.home / "docs"), encoder=Words())
+    built.save(library.home / "built")
+    library.index = library.home / "built"
+    assert library.keep("docs/manual").unchanged == ("manual/pump.md",)
+
+
+def test_an_index_of_documents_made_takes_the_first_folder_for_its_own(tmp_path: Path) -> None:
+    library = Library(tmp_path)
+    update_index(library.index, [Document("a", "Made.")], recipe=Recipe(Words()))
+    assert library.keep("docs").added == ("manual/pump.md", "notes.md")
+    assert library.keep("more").added == ("../more/notes.md",)
+    assert "a" in library.held

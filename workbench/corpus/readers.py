@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from workbench.cancel import CancelToken, OnProgress, Progress
@@ -15,7 +15,7 @@ from workbench.errors import InputError
 from workbench.store import sha256_bytes
 
 MAX_BYTES = 200_000_000
-READING = "1"  # raise it whenever the same file would become another document
+READING = "2"  # raise it whenever the same file would become another document
 _WITHOUT_LANGUAGE = frozenset({"code", "csv", "jsonl", "log"})
 
 
@@ -86,13 +86,15 @@ class CorpusReader:
         return len(self._found.files)
 
     def __iter__(self) -> Iterator[Document]:
-        return (document for _, document in self.unless_known({}) if document is not None)
+        return (d for _, d in self.unless_known(lambda _: None) if d is not None)
 
-    def unless_known(self, known: Mapping[str, str]) -> Iterator[tuple[str, Document | None]]:
+    def unless_known(
+        self, known: Callable[[str], str | None]
+    ) -> Iterator[tuple[str, Document | None]]:
         """The id of each file that can be read, and its document, or None where `known` tells its sha256.
 
-        `known` maps ids to the sha256 of the bytes that were read before, by this version of the program: a file that
-        still has them is not extracted again, and has no notices.
+        `known` gives for an id the sha256 of the bytes that were read before, by this version of the program, or None:
+        a file that still has them is not extracted again, and has no notices.
         """
         self.skipped, self.notices = list(self._found.skipped), []
         has_read = False
@@ -106,7 +108,7 @@ class CorpusReader:
                 digest = sha256_bytes(data)
                 document: Document | None = None
                 notices: Sequence[str] = ()
-                if known.get(file.id) != digest:
+                if known(file.id) != digest:
                     document, notices = _document(data, file.path.name, file.id, digest)
             except InputError as error:
                 self.skipped.append(Skipped(file.id, str(error)))
@@ -170,6 +172,7 @@ def _document(data: bytes, name: str, id: str, digest: str) -> tuple[Document, S
         sha256=digest,
         encoding=extracted.encoding,
         format=format,
+        metadata=extracted.metadata,
     )
     return document, extracted.notices
 

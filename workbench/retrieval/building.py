@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from workbench.cancel import CancelToken, OnProgress, Progress
 from workbench.corpus.chunks import Chunk, chunk_document, chunk_id
-from workbench.corpus.documents import Document
+from workbench.corpus.documents import Corpus, Document
 from workbench.corpus.readers import READING, CorpusReader
 from workbench.errors import IndexUnusable, InputError
 from workbench.markup import counted
@@ -181,6 +182,10 @@ def update_index(
     another and never held together, and files whose bytes are the same as before are not even extracted. Others that
     the index holds are removed, or kept with `keep_others`. Without a `recipe` it is that of ``build_retriever``.
 
+    With `keep_others` the ids of what was read from a folder are paths from the folder that the index was made of, as
+    long as that is there, so that no two files share one: ``manual/pump.md`` when the folder ``manual`` below it is
+    read, ``../more/pump.md`` when its neighbour ``more`` is.
+
     Readers see the old index until the new one is whole. When the process is killed, the next run finds again what was
     embedded but for at most one batch of 256 chunks. An index that was made with another recipe, or that is damaged, is
     built anew.
@@ -206,22 +211,27 @@ def update_index(
     with writing_index(home) as writer:
         old, is_whole = _held(home, recipe, must=keep_others)
         seen: dict[str, bool] = {}  # whether it is new or changed
+        names = _Names(documents, root_of(home, writer.facts) if is_whole and keep_others else None)
 
         is_read_alike = is_whole and writer.facts.get("reading") == READING
         found: Iterable[tuple[str, Document | None]]
         if isinstance(documents, CorpusReader):
-            found = documents.unless_known(old.sources() if is_read_alike else {})
+            sources = old.sources() if is_read_alike else {}
+            found = documents.unless_known(lambda id: sources.get(names.of(id)))
         else:
             found = ((document.id, document) for document in documents)
 
         def changed() -> Iterator[Document]:
-            for id, document in found:
+            for given, document in found:
+                id = names.of(given)
                 if id in seen:
                     raise ValueError(f"two documents have the id {id!r}; give each its own")
                 seen[id] = False
                 if document is None:
                     continue
-                document = with_plain_metadata(document)
+                document = with_plain_metadata(
+                    document if id == given else replace(document, id=id)
+                )
                 number = old.numbers.get(id)
                 seen[id] = number is None or old.fingerprint(number) != fingerprint(document)
                 if seen[id]:
@@ -261,8 +271,9 @@ def update_index(
             is_read_alike or not keep_others or not old.numbers.keys() - seen.keys()
         ):
             reading = READING
-        is_newly_read = reading is not None and not is_read_alike
-        if segment.documents or removed or is_rebuilt or is_newly_read or not is_whole:
+        told = {"reading": reading, "root": relative_root(home, names.root)}
+        is_newly_told = any(writer.facts.get(n) != v for n, v in told.items() if v is not None)
+        if segment.documents or removed or is_rebuilt or is_newly_told or not is_whole:
             deleted = [*old.deleted(), *(old.numbers[id] for id in (*replaced, *removed))]
             segments = list(old.segments)
             if segment.documents:
@@ -279,7 +290,7 @@ def update_index(
                 raise InputError(
                     f"no text to index in {counted(len(seen), 'document')}; add files that hold text"
                 )
-            commit_snapshot(writer, snapshot, recipe, reading=reading)
+            commit_snapshot(writer, snapshot, recipe, told)
     return changes
 
 
@@ -298,7 +309,8 @@ def delete_from_index(folder: str | Path, ids: Collection[str], *, encoder: Enco
         old, manifest = read_index(home)
         recipe = recipe_of(home, manifest, encoder)
         refuse_missing(ids, old)
-        commit_snapshot(writer, old.without(ids), recipe, reading=manifest.get("reading"))
+        told = {name: manifest.get(name) for name in ("reading", "root")}
+        commit_snapshot(writer, old.without(ids), recipe, told)
     return Changes(removed=tuple(ids))
 
 
@@ -327,12 +339,13 @@ def refuse_missing(ids: Collection[str], snapshot: Snapshot) -> None:
 
 
 def commit_snapshot(
-    writer: IndexWriter, snapshot: Snapshot, recipe: Recipe, *, reading: str | None = None
+    writer: IndexWriter, snapshot: Snapshot, recipe: Recipe, told: Mapping[str, str | None]
 ) -> Snapshot:
     """Write what of `snapshot` does not lie in the writer's folder, merge what should be one, and commit it.
 
-    `reading` is the version that read every document from its file, None if that is not known of them all. Returns the
-    snapshot as it lies in the folder.
+    `told` is what else the manifest is to tell: ``reading``, the version that read every document from its file, None
+    if that is not known of them all, and ``root``, see :func:`relative_root`. Returns the snapshot as it lies in the
+    folder.
     """
 
     def write(parts: list[Part]) -> Segment:
@@ -357,10 +370,56 @@ def commit_snapshot(
             **recipe.facts(),
             "documents": len(snapshot.numbers),
             "chunks": len(snapshot),
-            "reading": reading,
+            **told,
         },
     )
     return snapshot
+
+
+class _Names:
+    """How the ids of `documents` are called in an index whose ids are paths below `root`, None if there is no such.
+
+    Afterwards `root` is the folder that the index's ids are relative to, as far as one is known.
+    """
+
+    def __init__(self, documents: Iterable[Document], root: Path | None) -> None:
+        read = documents.root if isinstance(documents, CorpusReader | Corpus) else ""
+        self._read = os.path.realpath(read) if read else None
+        self.root = root
+        if root is None and self._read is not None:
+            self.root = Path(self._read)
+
+    def of(self, id: str) -> str:
+        """The path below the index's root of what has the path `id` below the folder read."""
+        if self._read is None or self.root is None or self._read == str(self.root):
+            return id
+        try:
+            path = os.path.relpath(os.path.join(self._read, id), self.root)
+        except ValueError as error:
+            raise InputError(
+                f"{self._read} lies on another drive than {self.root}, the folder this index was made from; "
+                "make another index of it"
+            ) from error
+        return Path(path).as_posix()
+
+
+def root_of(folder: Path, manifest: Mapping[str, Any]) -> Path | None:
+    """The folder that ids in the index `folder` are relative to; None if it is not known or not there any more."""
+    told = manifest.get("root")
+    if not isinstance(told, str):
+        return None
+    root = Path(os.path.realpath(os.path.join(os.path.realpath(folder), told)))
+    return root if root.is_dir() else None
+
+
+def relative_root(folder: Path, root: Path | None) -> str | None:
+    """`root` as the manifest of the index `folder` tells it: relative, for they are moved together."""
+    if root is None:
+        return None
+    try:
+        return Path(os.path.relpath(root, os.path.realpath(folder))).as_posix()
+    except ValueError:  # on another drive
+        return root.as_posix()
 
 
 class ChosenKind(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,8 @@ from workbench.retrieval.building import (
     prepared,
     recipe_of,
     refuse_missing,
+    relative_root,
+    root_of,
     with_plain_metadata,
 )
 from workbench.retrieval.encoders import Encoder, load_encoder
@@ -144,9 +147,11 @@ class Retriever:
         *,
         recipe: Recipe,
         home: Home | None = None,
+        root: Path | None = None,
         gpu: GpuScanner | None = None,
     ) -> None:
         self._state, self._recipe, self._gpu = _State(snapshot, home), recipe, gpu
+        self._root = root  # the folder that ids are relative to
         self._changing = threading.Lock()
 
     @property
@@ -294,7 +299,9 @@ class Retriever:
     def view(self) -> Retriever:
         """The retriever as it is now: what is added or deleted later does not show in it."""
         state = self._state
-        return Retriever(state.snapshot, recipe=self._recipe, home=state.home, gpu=self._gpu)
+        return Retriever(
+            state.snapshot, recipe=self._recipe, home=state.home, root=self._root, gpu=self._gpu
+        )
 
     def explain(self, hit: Hit, question: str) -> Explanation:
         """Where the score of a hit for `question` comes from: votes, cosine, and BM25 word by word.
@@ -425,7 +432,8 @@ class Retriever:
                         f"the index {folder} was changed by another program since it was opened; "
                         "open it again, or save to another folder"
                     )
-                stored = commit_snapshot(writer, snapshot, self._recipe)
+                told = {"reading": None, "root": relative_root(place, self._root)}
+                stored = commit_snapshot(writer, snapshot, self._recipe, told)
                 checksum = str(writer.facts["checksum"])
             if [list(s.ids) for s in stored.segments] == [list(s.ids) for s in snapshot.segments]:
                 pairs = zip(snapshot.segments, stored.segments, strict=True)  # memory stays memory
@@ -581,7 +589,8 @@ def build_retriever(
     snapshot = Snapshot([segment], dim=recipe.dim)
     if "lexical" in VOTERS[mode]:
         snapshot.lexical()
-    return Retriever(snapshot, recipe=recipe, gpu=gpu)
+    root = Path(os.path.realpath(corpus.root)) if corpus.root else None
+    return Retriever(snapshot, recipe=recipe, root=root, gpu=gpu)
 
 
 def open_retriever(
@@ -614,6 +623,7 @@ def open_retriever(
         snapshot,
         recipe=recipe_of(home, manifest, using),
         home=Home(home.resolve(), manifest["checksum"]),
+        root=root_of(home, manifest),
         gpu=gpu,
     )
 
