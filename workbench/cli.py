@@ -34,8 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     arguments = parser.parse_args(argv)
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
-    for chatty in ("pypdf", "huggingface_hub"):  # our own reports say what matters of theirs
-        logging.getLogger(chatty).setLevel(logging.ERROR)
+    # our own reports say what matters of theirs
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         result, text = arguments.run(arguments)
     except WorkbenchError as error:

@@ -141,3 +141,11 @@ def test_a_page_that_cannot_be_read_is_told_and_the_rest_goes_on():
     assert page_texts(extracted) == ["", "Two."]
     (notice,) = extracted.notices
     assert notice.startswith("page 1 could not be read (")
+
+
+def test_what_pypdf_says_of_a_damaged_file_is_not_shown_beside_the_notices(
+    caplog: pytest.LogCaptureFixture,
+):
+    data = pdf(["One."])
+    extract_pdf(b"x" * 20 + data)
+    assert not caplog.records

@@ -4,11 +4,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from workbench.cancel import CancelToken, Progress
+from workbench.corpus.documents import Corpus, Document
 from workbench.errors import Cancelled, CheckpointError
 from workbench.retrieval import encoders
 from workbench.retrieval.encoders import (
@@ -18,6 +20,7 @@ from workbench.retrieval.encoders import (
     load_encoder,
     same_encoder,
 )
+from workbench.retrieval.retrievers import build_retriever, open_retriever
 
 
 @pytest.fixture(scope="module")
@@ -177,13 +180,32 @@ def test_one_changed_byte_of_the_embedded_weights_is_refused(
         load_encoder()
 
 
+def test_a_folder_without_a_model_is_refused_without_looking_below(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "model.safetensors").touch()
+    with pytest.raises(CheckpointError, match=r"no encoder in .*: it holds neither modules\.json"):
+        load_encoder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["all-MiniLM-L6-v2", 3])
+def test_a_name_in_place_of_an_encoder_is_refused(name: Any, tmp_path: Path) -> None:
+    corpus = Corpus((Document("a.txt", "A."),))
+    message = rf"is no encoder; give load_encoder\('{name}'\)"
+    with pytest.raises(ValueError, match=message):
+        build_retriever(corpus, encoder=name)
+    with pytest.raises(ValueError, match=message):
+        open_retriever(tmp_path, encoder=name)
+
+
 def test_weights_in_a_pickle_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").touch()
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(CheckpointError, match="no safetensors"):
         load_encoder(tmp_path)
 
 
 def test_a_part_in_a_pickle_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "modules.json").touch()
     (tmp_path / "model.safetensors").write_bytes(b"")
     (tmp_path / "2_Dense").mkdir()
     (tmp_path / "2_Dense" / "pytorch_model.bin").write_bytes(b"")

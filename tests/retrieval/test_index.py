@@ -198,11 +198,12 @@ def test_copies_count_as_found_and_keep_the_order_of_rows(kind: Any) -> None:
     assert_same(found, brute_force(vectors, distinct[:40], 5, allowed))
 
 
-def test_one_vector_and_none_can_be_indexed() -> None:
+def test_one_vector_and_none_can_be_indexed(capfd: pytest.CaptureFixture[str]) -> None:
     for kind in KINDS:
         report = VectorIndex.build(unit_vectors(1, 8, 0), kind=kind).report  # type: ignore[arg-type]
         assert report.recall == 1.0 and "not reached" not in str(report)
         assert build_segment(np.empty((0, 8), np.float32), kind=kind).report.kind == "flat"  # type: ignore[arg-type]
+    assert capfd.readouterr() == ("", "")  # FAISS does not warn either
 
 
 @pytest.mark.parametrize("kind", APPROXIMATE)

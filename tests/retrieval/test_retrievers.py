@@ -206,6 +206,12 @@ def test_words_that_no_chunk_holds_are_no_hits(retriever: Retriever) -> None:
     assert len(retriever.search("zyzzyva", k=3)) == 3  # the vectors still vote
 
 
+@pytest.mark.parametrize("question", [None, 3, b"pump", ["pump"]])
+def test_a_question_that_is_no_text_is_refused(question: Any, retriever: Retriever) -> None:
+    with pytest.raises(ValueError, match=r"the question is .*; ask with text"):
+        retriever.search(question)
+
+
 @pytest.mark.parametrize("question", ["", "  \n"])
 def test_empty_question_is_refused(question: str, retriever: Retriever) -> None:
     with pytest.raises(ValueError, match="the question is empty"):

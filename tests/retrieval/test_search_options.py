@@ -252,6 +252,7 @@ def test_a_reranker_that_cannot_be_loaded_is_one_sentence(
     with pytest.raises(CheckpointError, match="no reranker at '/nowhere'"):
         load_reranker("/nowhere")
     (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
+    (tmp_path / "config.json").touch()
     with pytest.raises(CheckpointError, match="holds no safetensors weights"):
         load_reranker(tmp_path)
 
@@ -287,6 +288,8 @@ def test_an_explanation_adds_up(market: Retriever) -> None:
     with pytest.raises(ValueError, match="is no hit of this index as it is now"):
         other = build_retriever(Corpus((Document("a.txt", "Alone.", ""),)), encoder=market.encoder)
         market.explain(other.search("alone", k=1)[0], question)
+    with pytest.raises(ValueError, match="was found for another question than 'When'"):
+        market.explain(market.search(question, k=1)[0], "When")
 
 
 def test_an_explanation_escapes_what_it_shows(encoder: SentenceEncoder) -> None:

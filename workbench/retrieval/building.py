@@ -21,7 +21,7 @@ from workbench.corpus.readers import READING, CorpusReader
 from workbench.errors import IndexUnusable, InputError
 from workbench.markup import counted
 from workbench.retrieval.embedding_cache import EmbeddingCache, embedded
-from workbench.retrieval.encoders import Encoder, load_encoder, same_encoder
+from workbench.retrieval.encoders import Encoder, given_encoder, same_encoder
 from workbench.retrieval.index_structures import KINDS, Kind
 from workbench.retrieval.lexical import SETTINGS
 from workbench.retrieval.saved import (
@@ -207,7 +207,7 @@ def update_index(
     Changes(1 added, 0 replaced, 0 removed, 1 unchanged; 1 chunk embedded, 0 known)
     """
     home = Path(folder)
-    recipe = recipe or Recipe(load_encoder())
+    recipe = recipe or Recipe(given_encoder(None))
     with writing_index(home) as writer:
         old, is_whole = _held(home, recipe, must=keep_others)
         seen: dict[str, bool] = {}  # whether it is new or changed
@@ -252,7 +252,7 @@ def update_index(
                     progress=progress,
                     cancel=cancel,
                 ):
-                    segment.add(*made)
+                    segment.add(made)
         finally:
             segment.close()
         replaced = [id for id in seen if seen[id] and id in old.numbers]

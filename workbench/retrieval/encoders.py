@@ -73,6 +73,15 @@ class Encoder(Protocol):
         """Character offsets of every token, nothing cut off: [tokens, 2]."""
 
 
+def given_encoder(encoder: Encoder | None) -> Encoder:
+    """`encoder`, or the embedded one for None; ``ValueError`` for what is none, such as its name."""
+    if encoder is None:
+        return load_encoder()
+    if not hasattr(encoder, "identity"):
+        raise ValueError(f"encoder={encoder!r} is no encoder; give load_encoder({str(encoder)!r})")
+    return encoder
+
+
 def load_encoder(
     spec: str | Path | None = None, *, device: str = "auto", precision: Precision = "auto"
 ) -> SentenceEncoder:

@@ -222,6 +222,8 @@ def build_structure(
         raise ValueError(f"kind={kind!r} is no structure; use one of {', '.join(_FACTORY)}")
     index = faiss.index_factory(dim, _FACTORY[kind].format(lists=lists), faiss.METRIC_INNER_PRODUCT)
     if not index.is_trained:
+        # FAISS would warn on the terminal that so few vectors make poor lists; the tuning measures what they find
+        faiss.extract_index_ivf(index).cp.min_points_per_centroid = 1
         rows = np.random.default_rng(seed).permutation(count)[: _TRAINING_PER_LIST * lists]
         index.train(np.ascontiguousarray(vectors[np.sort(rows)]))
     for start in range(0, count, block):

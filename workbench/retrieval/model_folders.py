@@ -18,6 +18,10 @@ def named_folder(spec: str | Path, *, what: str) -> tuple[str, Path]:
     """Name to record and folder to load, downloaded if `spec` is a hub id."""
     folder = Path(spec)
     if folder.is_dir():
+        if not any((folder / name).is_file() for name in ("modules.json", "config.json")):
+            raise CheckpointError(
+                f"no {what} in {str(spec)!r}: it holds neither modules.json nor config.json; give the folder of a model"
+            )
         return folder.resolve().name, folder
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", str(spec)):
         raise CheckpointError(

@@ -33,7 +33,7 @@ from workbench.retrieval.building import (
     root_of,
     with_plain_metadata,
 )
-from workbench.retrieval.encoders import Encoder, load_encoder
+from workbench.retrieval.encoders import Encoder, given_encoder
 from workbench.retrieval.filters import Where
 from workbench.retrieval.fusion import (
     scaled,
@@ -51,6 +51,7 @@ from workbench.retrieval.segments import Segment, copied, fingerprint, memory_se
 from workbench.retrieval.snapshot import Part, Snapshot
 
 Device = Literal["cpu", "cuda"]
+_OTHER_QUESTION = 1e-3  # by how much the cosine of a hit for the same question never differs
 _CANDIDATES = 50  # of each voter, or four for each hit if that is more
 
 
@@ -331,6 +332,9 @@ class Retriever:
             and len(self.encoder.measure(question)) <= self.encoder.max_tokens
         ):
             cosine = float(snapshot.vectors.vectors([row])[0] @ self.embedded(question))
+            told = [v.score for v in hit.votes if v.retriever == "dense" and v.query is None]
+            if told and abs(told[0] - cosine) > _OTHER_QUESTION:
+                raise ValueError(f"{hit!r} was found for another question than {question!r}")
         if "lexical" in VOTERS[self.mode]:
             place = int(np.searchsorted(snapshot.live_rows, row))
             words = snapshot.lexical().shares(question, place)
@@ -570,7 +574,7 @@ def build_retriever(
     [Hit(1, 1.0000, 'pump.md', 'Valve V-14 leaked in March.'; next: .chunk, .votes)]
     """
     gpu = _scanner(device)
-    recipe = Recipe(encoder if encoder is not None else load_encoder(), mode, max_tokens, index)
+    recipe = Recipe(given_encoder(encoder), mode, max_tokens, index)
     documents = [with_plain_metadata(document) for document in corpus]
     _refuse_duplicates(documents)
     made = prepared(
@@ -616,7 +620,7 @@ def open_retriever(
     >>> found[0].chunk.start, found[0].chunk.stop
     (0, 29)
     """
-    using = encoder if encoder is not None else load_encoder()
+    using = given_encoder(encoder)
     home, gpu = Path(folder), _scanner(device)
     snapshot, manifest = read_index(home)
     return Retriever(
@@ -691,6 +695,8 @@ def _votes(
 
 
 def _refuse_empty(question: str) -> None:
+    if not isinstance(question, str):
+        raise ValueError(f"the question is {question!r}; ask with text")
     if not question.strip():
         raise ValueError("the question is empty; ask with at least one word")
 

@@ -58,8 +58,8 @@ class IndexWriter:
         writer = self.new_segment(dim=dim)
         try:
             for segment, ordinals in parts:
-                for document, chunks, vectors in copied(segment, ordinals):
-                    writer.add(document, chunks, vectors)
+                for made in copied(segment, ordinals):
+                    writer.add(made)
         finally:
             writer.close()
         return self.finished(writer, kind=kind, reason=reason)

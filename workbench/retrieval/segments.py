@@ -43,11 +43,15 @@ _CHARACTERS_KEPT = 4_000_000  # of documents that were read from a folder
 
 
 class Prepared(NamedTuple):
-    """A document as a segment takes it: `chunks` [n] of dtype ``CHUNK``, `vectors` [n, dim] or None."""
+    """A document as a segment takes it: `chunks` [n] of dtype ``CHUNK``, `vectors` [n, dim] or None.
+
+    `fingerprint` is that of the document, None if it was not made yet.
+    """
 
     document: Document
     chunks: NDArray[Any]
     vectors: NDArray[np.float32] | None
+    fingerprint: str | None = None
 
 
 class Stored(NamedTuple):
@@ -111,12 +115,14 @@ def memory_segment(
 ) -> Segment:
     """A segment in memory, its structure built; `reason` is why it has this `kind`."""
     documents: list[Document] = []
-    rows: list[NDArray[Any]] = [np.empty(0, dtype=CHUNK)]
+    prints: list[str] = []
+    rows: list[NDArray[Any]] = []
     vectors: list[NDArray[np.float32]] = []
-    for document, chunks, embedding in made:
+    for document, chunks, embedding, known in made:
         own = chunks.copy()
         own["document"] = len(documents)
         documents.append(document)
+        prints.append(known or fingerprint(document))
         rows.append(own)
         if embedding is not None:
             vectors.append(embedding)
@@ -125,8 +131,7 @@ def memory_segment(
         together = np.concatenate([np.empty((0, dim), dtype=np.float32), *vectors])
         held = build_segment(together, kind=kind, reason=reason)
     ids = [document.id for document in documents]
-    prints = [fingerprint(document) for document in documents]
-    return Segment(tuple(documents), ids, prints, np.concatenate(rows), held)
+    return Segment(tuple(documents), ids, prints, _joined(rows), held)
 
 
 class SegmentWriter:
@@ -157,10 +162,9 @@ class SegmentWriter:
         """Chunks written so far."""
         return self._rows
 
-    def add(
-        self, document: Document, chunks: NDArray[Any], vectors: NDArray[np.float32] | None
-    ) -> None:
-        """Append one document with its chunks [n] and their vectors [n, dim]."""
+    def add(self, made: Prepared) -> None:
+        """Append one document with its chunks and their vectors."""
+        document, chunks, vectors, known = made
         text = document.text.encode("utf-8", "surrogatepass")
         facts = {**document.to_dict(), "text": ""}
         line = json.dumps(facts, ensure_ascii=True).encode() + b"\n"
@@ -175,7 +179,7 @@ class SegmentWriter:
         self._chunks.append(rows)
         self._rows += len(rows)
         self._ids.append(document.id)
-        self._prints.append(fingerprint(document))
+        self._prints.append(known or fingerprint(document))
         if self._vectors is not None and vectors is not None:
             self._vectors.write(np.ascontiguousarray(vectors, dtype="<f4").tobytes())
 
@@ -183,7 +187,7 @@ class SegmentWriter:
         """Write the rest, build the structure, and tell what :func:`open_segment` must know."""
         self.close()
         places = np.array(self._places, dtype=np.int64).reshape(-1, 4)
-        chunks = np.concatenate(self._chunks) if self._chunks else np.empty(0, dtype=CHUNK)
+        chunks = _joined(self._chunks)
         np.save(self.folder / "places.npy", places, allow_pickle=False)
         np.save(self.folder / "chunks.npy", chunks, allow_pickle=False)
         with (self.folder / "ids.json").open("w", encoding="utf-8") as file:
@@ -306,7 +310,13 @@ def copied(segment: Segment, ordinals: Iterable[int]) -> Iterator[Prepared]:
     for ordinal in ordinals:
         part = slice(int(first[ordinal]), int(first[ordinal + 1]))
         vectors = None if segment.vectors is None else segment.vectors.vectors[part]
-        yield Prepared(segment.documents[ordinal], np.asarray(chunks[part]), vectors)
+        known = segment.fingerprints[ordinal]
+        yield Prepared(segment.documents[ordinal], np.asarray(chunks[part]), vectors, known)
+
+
+def _joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Arrays of dtype ``CHUNK`` as one; NumPy itself would compare the fields of each with those of the next."""
+    return np.frombuffer(bytearray().join(part.tobytes() for part in parts), dtype=CHUNK)
 
 
 def _mapped_vectors(folder: Path, rows: int, dim: int) -> NDArray[np.float32]:
