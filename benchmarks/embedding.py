@@ -1,6 +1,6 @@
 """Chunks embedded a second by our encoder, in float32 and bfloat16, against plain sentence-transformers.
 
-Run: python benchmarks/embedding.py [--texts 400] [--threads 2] [--openvino]
+Run: python benchmarks/embedding.py [--texts 400] [--threads 2]
 """
 
 from __future__ import annotations
@@ -27,9 +27,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--texts", type=int, default=400)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument(
-        "--openvino", action="store_true", help="also sentence-transformers' OpenVINO backend"
-    )
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     encoder = load_encoder(device="cpu", precision="float32")
@@ -46,11 +43,6 @@ def main() -> None:
         "ours, float32": lambda: encoder.encode(texts),
         "ours, bfloat16": lambda: short.encode(texts),
     }
-    if given.openvino:
-        other = SentenceTransformer(folder, backend="openvino", device="cpu")
-        ways["sentence-transformers, OpenVINO"] = lambda: other.encode(
-            texts, show_progress_bar=False
-        )
     exact = ways["sentence-transformers"]()
     cosines = {name: float((call() * exact).sum(1).min()) for name, call in ways.items()}
     seconds: dict[str, list[float]] = {name: [] for name in ways}

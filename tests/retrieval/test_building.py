@@ -4,6 +4,7 @@ import re
 import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from workbench.corpus.documents import Document
+from workbench.corpus.documents import Corpus, Document
 from workbench.corpus.extracted import Extracted
 from workbench.corpus.formats import extract
 from workbench.corpus.readers import CorpusReader, read_corpus
 from workbench.errors import Cancelled, InputError
 from workbench.retrieval.building import Changes, Recipe, delete_from_index, update_index
 from workbench.retrieval.embedding_cache import EmbeddingCache, embedded
+from workbench.retrieval.lexical import words
 from workbench.retrieval.retrievers import build_retriever, open_retriever
 from workbench.retrieval.saved import read_index
 from workbench.retrieval.segments import SegmentWriter
@@ -349,3 +351,35 @@ def test_an_index_of_documents_made_takes_the_first_folder_for_its_own(tmp_path:
     assert library.keep("docs").added == ("manual/pump.md", "notes.md")
     assert library.keep("more").added == ("../more/notes.md",)
     assert "a" in library.held
+
+
+def test_no_text_is_taken_apart_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def spy(text: str) -> list[str]:
+        read.append(text.partition("\n")[2])
+        return words(text)
+
+    monkeypatch.setattr("workbench.retrieval.building.words", spy)
+    monkeypatch.setattr("workbench.retrieval.lexical.words", spy)  # of what is built from texts
+
+    def read_by(change: Any) -> list[str]:
+        read.clear()
+        change()
+        return read.copy()
+
+    texts = [Document(f"{n}.txt", f"Text {n} on pumps.", f"{n}") for n in range(20)]
+    update = partial(update_index, tmp_path, recipe=Recipe(Words(), mode="hybrid"))
+    assert len(read_by(lambda: update(texts))) == 20
+    assert read_by(lambda: update([*texts, Document("n.txt", "New.", "n")])) == ["New."]
+    retriever = open_retriever(tmp_path, encoder=Words())
+    assert read_by(lambda: retriever.add([Document("m.txt", "More.", "m")])) == ["More."]
+    assert read_by(lambda: retriever.delete(["n.txt", *(f"{n}.txt" for n in range(12))])) == []
+    assert read_by(lambda: retriever.save(tmp_path)) == []
+    assert read_by(lambda: delete_from_index(tmp_path, ["m.txt"], encoder=Words())) == []
+    again = open_retriever(tmp_path, encoder=Words())
+    fresh = build_retriever(Corpus(tuple(again.documents.values())), encoder=Words())
+    for question in ("Text 17", "pumps", "more", "13"):
+        found = [r.search(question, k=9, mode="lexical") for r in (again, fresh)]
+        assert [h.chunk for h in found[0]] == [h.chunk for h in found[1]]
+        assert [h.score for h in found[0]] == [h.score for h in found[1]]

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workbench.errors import IndexUnusable
-from workbench.retrieval.lexical import LexicalIndex, telling_words, words
+from workbench.retrieval.lexical import LexicalIndex, TextWords, telling_words, words
 
 TEXTS = [
     "The pump drains the lock, the lock drains the pond.",
@@ -218,3 +218,44 @@ def test_damaged_file_is_index_unusable(name: str, damage: bytes | None, tmp_pat
         (tmp_path / name).write_bytes(damage)
     with pytest.raises(IndexUnusable, match="no readable word index"):
         LexicalIndex.open(tmp_path)
+
+
+def words_of(texts: list[str]) -> TextWords:
+    found = TextWords()
+    for text in texts:
+        found.add(words(text))
+    return found
+
+
+pieces = st.lists(st.sampled_from([*TEXTS, "", "pump", "a pump, a lock", "!"]), max_size=8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(pieces, st.lists(st.booleans(), min_size=8, max_size=8)), max_size=4))
+def test_an_index_of_known_words_is_that_of_the_texts(
+    tmp_path_factory: pytest.TempPathFactory, parts: list[tuple[list[str], list[bool]]]
+) -> None:
+    left, held = [], []
+    for number, (texts, keep) in enumerate(parts):
+        keep = keep[: len(texts)]
+        left += [text for text, kept in zip(texts, keep, strict=True) if kept]
+        known = words_of(texts)
+        if number % 2:
+            folder = tmp_path_factory.mktemp("words")
+            known.save(folder)
+            known = TextWords.open(folder)
+        assert [known[n] for n in range(len(known))] == [words(text) for text in texts]
+        held.append(known.kept(np.array(keep, dtype=bool)))
+    joined, fresh = TextWords.joined(held), words_of(left)
+    assert joined.vocabulary == fresh.vocabulary
+    assert [joined[n] for n in range(len(joined))] == [words(text) for text in left]
+    one, two = LexicalIndex.of(held), LexicalIndex.build(left)
+    assert len(one) == len(left)
+    for query in ("the valve", "pump lock", "Schöpfwerk"):
+        assert (one.scores(query) == two.scores(query)).all()
+
+
+def test_opened_words_take_no_more_texts(tmp_path: Path) -> None:
+    words_of(["pump"]).save(tmp_path)
+    with pytest.raises(ValueError, match="takes no more texts"):
+        TextWords.open(tmp_path).add(["lock"])

@@ -137,8 +137,8 @@ def test_file_instead_of_a_folder_is_one_sentence(tmp_path: Path, encoder: Sente
 @pytest.mark.parametrize(
     ("version", "message"),
     [
-        (3, "has format 3, newer than this program's 2; update workbench"),
-        (1, "has format 1, older than this program's 2; build it again"),
+        (4, "has format 4, newer than this program's 3; update workbench"),
+        (2, "has format 2, older than this program's 3; build it again"),
     ],
 )
 def test_another_format_is_named_before_anything_is_checked(
@@ -666,13 +666,13 @@ def test_adding_to_an_index_that_cannot_be_gone_on_with_is_refused(
         flip(the(tmp_path, "texts.utf8"), 0)
     if spoil == "version":
         manifest = json.loads((tmp_path / "manifest.json").read_bytes())
-        (tmp_path / "manifest.json").write_bytes(_render({**manifest, "format_version": 3}))
+        (tmp_path / "manifest.json").write_bytes(_render({**manifest, "format_version": 4}))
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     with pytest.raises(IndexUnusable, match=r"another chunking|is damaged|newer than this"):
         update_index(tmp_path, [Document("x", "X.", "")], recipe=recipe, keep_others=True)
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
     if spoil == "version":
-        with pytest.raises(IndexUnusable, match="newer than this program's 2; update workbench"):
+        with pytest.raises(IndexUnusable, match="newer than this program's 3; update workbench"):
             update_index(tmp_path, documents("One."), recipe=recipe)
 
 

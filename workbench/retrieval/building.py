@@ -23,7 +23,7 @@ from workbench.markup import counted
 from workbench.retrieval.embedding_cache import EmbeddingCache, embedded
 from workbench.retrieval.encoders import Encoder, given_encoder, same_encoder
 from workbench.retrieval.index_structures import KINDS, Kind
-from workbench.retrieval.lexical import SETTINGS
+from workbench.retrieval.lexical import SETTINGS, words
 from workbench.retrieval.saved import (
     CACHE,
     REMEDY,
@@ -546,7 +546,10 @@ def _embedded_group(
     for ordinal, (document, chunks, _, own_keys) in enumerate(group):
         part = None if vectors is None else vectors[at : at + len(chunks)]
         at += len(chunks)
-        yield Prepared(document, chunk_rows(chunks, own_keys, ordinal), part)
+        spoken = None
+        if "lexical" in VOTERS[recipe.mode]:
+            spoken = [words(f"{chunk_context(document, c)}\n{c.text}") for c in chunks]
+        yield Prepared(document, chunk_rows(chunks, own_keys, ordinal), part, spoken)
 
 
 def _fitting(encoder: Encoder, context: str, text: str) -> str:

@@ -12,9 +12,9 @@ import re
 import sys
 import unicodedata
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from workbench.retrieval.index_structures import Ranking
 
 TOKENIZER = "unicode-words/1"  # raise the number whenever words() gives other words
 K1, B = 1.5, 0.75  # within what Robertson & Zaragoza 2009, section 3.5, found good: 1.2-2, 0.5-0.8
+WORD_FILES = ("words.npy", "words-stops.npy", "words.json")
 SETTINGS = {"tokenizer": TOKENIZER, "method": "lucene", "k1": K1, "b": B}  # of the saved scores
 
 # Scripts without spaces (Han, kana, Thai, Lao, Burmese, Khmer), and hangul with its particles.
@@ -53,16 +54,22 @@ class LexicalIndex:
     @classmethod
     def build(cls, texts: Iterable[str]) -> LexicalIndex:
         """Index of `texts`, in their order; they are read once, and only the numbers of their words are kept."""
-        vocabulary: dict[str, int] = {}  # by first sight: the same texts give the same files
-        numbered = _WordNumbers()
+        numbered = TextWords()
         for text in texts:
-            numbered.add(vocabulary.setdefault(word, len(vocabulary)) for word in words(text))
-        if not vocabulary:
-            return cls(None, len(numbered))
+            numbered.add(words(text))
+        return cls.of([numbered])
+
+    @classmethod
+    def of(cls, parts: Sequence[TextWords]) -> LexicalIndex:
+        """Index of all texts of all `parts`, whose words are known."""
+        together = TextWords.joined(parts)
+        if not together.vocabulary:
+            return cls(None, len(together))
         bm25 = _bm25s().BM25(k1=K1, b=B, method="lucene", backend="numpy", csc_backend="numpy")
-        corpus = _bm25s().tokenization.Tokenized(ids=numbered, vocab=vocabulary)
+        numbers = {word: number for number, word in enumerate(together.vocabulary)}
+        corpus = _bm25s().tokenization.Tokenized(ids=_Numbers(together), vocab=numbers)
         bm25.index(corpus, create_empty_token=False, show_progress=False)
-        return cls(bm25, len(numbered))
+        return cls(bm25, len(together))
 
     def __len__(self) -> int:
         return self._count
@@ -140,23 +147,117 @@ class LexicalIndex:
         return cls(bm25, settings["texts"])
 
 
-class _WordNumbers:
-    """For each text the numbers of its words, four bytes a word; read as lists, one after another."""
+class TextWords:
+    """The words of texts, in order, four bytes a word: so that an index that changes reads no text twice.
+
+    >>> known = TextWords()
+    >>> known.add(["valve", "14", "valve"])
+    >>> known.add(["pump", "14"])
+    >>> known.vocabulary, known[1], known.kept(np.array([False, True])).vocabulary
+    (['valve', '14', 'pump'], ['pump', '14'], ['pump', '14'])
+    """
 
     def __init__(self) -> None:
-        self._numbers = array("i")
-        self._stops = array("q")
-
-    def add(self, numbers: Iterable[int]) -> None:
-        self._numbers.extend(numbers)
-        self._stops.append(len(self._numbers))
+        self._places: dict[str, int] = {}
+        self._numbers: array[int] | NDArray[np.int32] = array("i")
+        self._stops: array[int] | NDArray[np.int64] = array("q")
+        self.vocabulary: list[str] = []  # by first sight: the same texts give the same numbers
 
     def __len__(self) -> int:
         return len(self._stops)
 
+    def __getitem__(self, text: int) -> list[str]:
+        """The words of one text."""
+        start = self._stops[text - 1] if text else 0
+        return [self.vocabulary[n] for n in self._numbers[start : self._stops[text]]]
+
+    def add(self, words: Iterable[str]) -> None:
+        """Append a text of these words."""
+        if not isinstance(self._numbers, array) or not isinstance(self._stops, array):
+            raise ValueError("what was opened or joined takes no more texts")
+        places = self._places
+        self._numbers.extend(places.setdefault(word, len(places)) for word in words)
+        self._stops.append(len(self._numbers))
+        if len(places) > len(self.vocabulary):
+            self.vocabulary += list(islice(places, len(self.vocabulary), None))
+
+    def kept(self, rows: NDArray[np.bool_]) -> TextWords:
+        """The texts that `rows` [texts] says, alone."""
+        numbers, lengths = self._arrays()
+        return _renumbered([(numbers[np.repeat(rows, lengths)], self.vocabulary)], lengths[rows])
+
+    @classmethod
+    def joined(cls, parts: Sequence[TextWords]) -> TextWords:
+        """All texts of all `parts`."""
+        if len(parts) == 1:
+            return parts[0]
+        held = [part._arrays() for part in parts]
+        lengths = np.concatenate([np.empty(0, dtype=np.int64), *(own for _, own in held)])
+        vocabularies = (part.vocabulary for part in parts)
+        return _renumbered(list(zip((n for n, _ in held), vocabularies, strict=True)), lengths)
+
+    def save(self, folder: Path) -> None:
+        """Write the three files of :data:`WORD_FILES` below `folder`."""
+        numbers, stops, vocabulary = (folder / name for name in WORD_FILES)
+        np.save(numbers, np.asarray(self._numbers, dtype=np.int32), allow_pickle=False)
+        np.save(stops, np.asarray(self._stops, dtype=np.int64), allow_pickle=False)
+        vocabulary.write_text(json.dumps(self.vocabulary), encoding="utf-8")
+
+    @classmethod
+    def open(cls, folder: Path) -> TextWords:
+        """What :meth:`save` wrote, read where it is needed."""
+        numbers, stops, vocabulary = (folder / name for name in WORD_FILES)
+        return cls._of(
+            _mapped(numbers), _mapped(stops), json.loads(vocabulary.read_text(encoding="utf-8"))
+        )
+
+    @classmethod
+    def _of(
+        cls, numbers: NDArray[np.int32], stops: NDArray[np.int64], vocabulary: list[str]
+    ) -> TextWords:
+        made = cls()
+        made._numbers, made._stops, made.vocabulary = numbers, stops, vocabulary
+        return made
+
+    def _arrays(self) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """The numbers of all words [words], and how many each text has [texts]."""
+        stops = np.asarray(self._stops, dtype=np.int64)
+        return np.asarray(self._numbers, dtype=np.int32), np.diff(stops, prepend=0)
+
+
+def _renumbered(
+    parts: Sequence[tuple[NDArray[np.int32], Sequence[str]]], lengths: NDArray[np.int64]
+) -> TextWords:
+    """Words by the number of their first sight in all `parts`, whose texts have these `lengths`."""
+    places: dict[str, int] = {}
+    found: list[NDArray[np.int32]] = [np.empty(0, dtype=np.int32)]
+    for numbers, vocabulary in parts:
+        distinct, first = np.unique(numbers, return_index=True)
+        mapping = np.zeros(len(vocabulary), dtype=np.int32)
+        for number in distinct[np.argsort(first)].tolist():
+            mapping[number] = places.setdefault(vocabulary[number], len(places))
+        found.append(mapping[numbers])
+    return TextWords._of(np.concatenate(found), np.cumsum(lengths), list(places))
+
+
+class _Numbers:
+    """The numbers of the words of each text, as lists, one after another: what bm25s reads."""
+
+    def __init__(self, texts: TextWords) -> None:
+        self._numbers, self._lengths = texts._arrays()
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
     def __iter__(self) -> Iterator[list[int]]:
-        for start, stop in pairwise((0, *self._stops)):
+        for start, stop in pairwise((0, *np.cumsum(self._lengths).tolist())):
             yield self._numbers[start:stop].tolist()
+
+
+def _mapped(path: Path) -> NDArray[Any]:
+    """An array in a file, mapped into memory unless it is empty."""
+    found: NDArray[Any] = np.load(path, allow_pickle=False)
+    return np.load(path, mmap_mode="r", allow_pickle=False) if found.size else found
 
 
 def words(text: str) -> list[str]:

@@ -26,7 +26,7 @@ from workbench.retrieval.snapshot import Part, Snapshot
 from workbench.store import MANIFEST, sha256_bytes, sha256_file, sync_folder, write_atomic
 
 FORMAT = "workbench-index"
-FORMAT_VERSION = 2  # raise it when an older program could no longer read the folder
+FORMAT_VERSION = 3  # raise it when an older program could no longer read the folder
 IGNORE, LOCK, SEGMENTS, CACHE = ".workbenchignore", ".lock", "segments", "embeddings.cache"
 REMEDY = "build it again with `workbench index`"
 _OURS = re.compile(  # what a writer that died may leave behind

@@ -1,9 +1,10 @@
 """Documents and their chunks in immutable segments, in memory or in a folder. Knows no search and no encoder.
 
 A folder holds the texts one after another (``texts.utf8``), a line of facts for each document (``documents.jsonl``),
-where both lie (``places.npy``), the ids (``ids.json``), the chunks (``chunks.npy``), and the vectors (``vectors.f32``)
-with a structure over them or none. Everything but the ids is read where it is needed, so opening takes little memory
-whatever the size, and processes that open the same folder share it.
+where both lie (``places.npy``), the ids (``ids.json``), the chunks (``chunks.npy``), their words for the word index,
+and the vectors (``vectors.f32``) with a structure over them or none. Everything but the ids and the distinct words is
+read where it is needed, so opening takes little memory whatever the size, and processes that open the same folder share
+it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from workbench.corpus.chunks import Chunk
 from workbench.corpus.documents import Document
 from workbench.retrieval.index import VectorSegment, build_segment
 from workbench.retrieval.index_structures import IndexReport, Kind, Structure
+from workbench.retrieval.lexical import WORD_FILES, TextWords
 from workbench.store import sha256_bytes, sync_folder
 
 # `document` counts within the segment, `start` and `stop` characters of its text; `key` is that of what was embedded
@@ -38,6 +40,7 @@ FILES = (
     "chunks.npy",
     VECTORS,
     STRUCTURE,
+    *WORD_FILES,
 )
 _CHARACTERS_KEPT = 4_000_000  # of documents that were read from a folder
 
@@ -45,12 +48,14 @@ _CHARACTERS_KEPT = 4_000_000  # of documents that were read from a folder
 class Prepared(NamedTuple):
     """A document as a segment takes it: `chunks` [n] of dtype ``CHUNK``, `vectors` [n, dim] or None.
 
-    `fingerprint` is that of the document, None if it was not made yet.
+    `words` are those of each chunk [n] for the word index, None without one; `fingerprint` is that of the document,
+    None if it was not made yet.
     """
 
     document: Document
     chunks: NDArray[Any]
     vectors: NDArray[np.float32] | None
+    words: Sequence[list[str]] | None = None
     fingerprint: str | None = None
 
 
@@ -63,8 +68,9 @@ class Stored(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Segment:
-    """Documents in order, their chunks in order (`chunks` [n] of dtype ``CHUNK``), and the chunks' vectors or none.
+    """Documents in order, their chunks in order (`chunks` [n] of dtype ``CHUNK``), and the chunks' vectors and words.
 
+    Where there is no vector index, `vectors` is None, and `words` where there is no word index.
     `stored` is where it lies and what the manifest says of it, None in memory.
     """
 
@@ -73,6 +79,7 @@ class Segment:
     fingerprints: Sequence[str]
     chunks: NDArray[Any]
     vectors: VectorSegment | None
+    words: TextWords | None = None
     stored: Stored | None = None
 
     def __len__(self) -> int:
@@ -118,7 +125,8 @@ def memory_segment(
     prints: list[str] = []
     rows: list[NDArray[Any]] = []
     vectors: list[NDArray[np.float32]] = []
-    for document, chunks, embedding, known in made:
+    known_words: TextWords | None = None
+    for document, chunks, embedding, words, known in made:
         own = chunks.copy()
         own["document"] = len(documents)
         documents.append(document)
@@ -126,12 +134,13 @@ def memory_segment(
         rows.append(own)
         if embedding is not None:
             vectors.append(embedding)
+        known_words = _with_words(known_words, words)
     held = None
     if dim is not None:
         together = np.concatenate([np.empty((0, dim), dtype=np.float32), *vectors])
         held = build_segment(together, kind=kind, reason=reason)
     ids = [document.id for document in documents]
-    return Segment(tuple(documents), ids, prints, _joined(rows), held)
+    return Segment(tuple(documents), ids, prints, _joined(rows), held, known_words)
 
 
 class SegmentWriter:
@@ -150,6 +159,7 @@ class SegmentWriter:
         self._ids: list[str] = []
         self._prints: list[str] = []
         self._chunks: list[NDArray[Any]] = []
+        self._words: TextWords | None = None
         self._rows = 0
 
     @property
@@ -164,7 +174,7 @@ class SegmentWriter:
 
     def add(self, made: Prepared) -> None:
         """Append one document with its chunks and their vectors."""
-        document, chunks, vectors, known = made
+        document, chunks, vectors, words, known = made
         text = document.text.encode("utf-8", "surrogatepass")
         facts = {**document.to_dict(), "text": ""}
         line = json.dumps(facts, ensure_ascii=True).encode() + b"\n"
@@ -182,6 +192,7 @@ class SegmentWriter:
         self._prints.append(known or fingerprint(document))
         if self._vectors is not None and vectors is not None:
             self._vectors.write(np.ascontiguousarray(vectors, dtype="<f4").tobytes())
+        self._words = _with_words(self._words, words)
 
     def finish(self, *, kind: Kind | Literal["auto"], reason: str) -> dict[str, Any]:
         """Write the rest, build the structure, and tell what :func:`open_segment` must know."""
@@ -193,6 +204,9 @@ class SegmentWriter:
         with (self.folder / "ids.json").open("w", encoding="utf-8") as file:
             json.dump({"ids": self._ids, "fingerprints": self._prints}, file)
         facts: dict[str, Any] = {"documents": len(self._ids), "chunks": self._rows}
+        if self._words is not None:
+            self._words.save(self.folder)
+            facts["words"] = True
         if self.dim is not None:
             vectors = _mapped_vectors(self.folder, self._rows, self.dim)
             segment = build_segment(vectors, kind=kind, reason=reason)
@@ -231,8 +245,11 @@ def open_segment(folder: Path, facts: Mapping[str, Any]) -> Segment:
                 report.kind, folder / STRUCTURE, dim=facts["dim"], count=rows
             )
         vectors = VectorSegment(array, report, structure)
+    words = TextWords.open(folder) if facts.get("words") else None
+    if words is not None and len(words) != rows:
+        raise ValueError(f"{folder.name} holds the words of other chunks than promised")
     documents = StoredDocuments(folder, places)
-    return Segment(documents, ids, prints, chunks, vectors, Stored(folder, facts))
+    return Segment(documents, ids, prints, chunks, vectors, words, Stored(folder, facts))
 
 
 class StoredDocuments(Sequence[Document]):
@@ -310,8 +327,20 @@ def copied(segment: Segment, ordinals: Iterable[int]) -> Iterator[Prepared]:
     for ordinal in ordinals:
         part = slice(int(first[ordinal]), int(first[ordinal + 1]))
         vectors = None if segment.vectors is None else segment.vectors.vectors[part]
-        known = segment.fingerprints[ordinal]
-        yield Prepared(segment.documents[ordinal], np.asarray(chunks[part]), vectors, known)
+        known, words = segment.fingerprints[ordinal], None
+        if segment.words is not None:
+            words = [segment.words[row] for row in range(part.start, part.stop)]
+        yield Prepared(segment.documents[ordinal], np.asarray(chunks[part]), vectors, words, known)
+
+
+def _with_words(known: TextWords | None, words: Sequence[list[str]] | None) -> TextWords | None:
+    """`known` words, and those of further texts."""
+    if words is None:
+        return known
+    known = known if known is not None else TextWords()
+    for one in words:
+        known.add(one)
+    return known
 
 
 def _joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:

@@ -26,7 +26,7 @@ from workbench.retrieval.filters import (
 )
 from workbench.retrieval.index import VectorIndex
 from workbench.retrieval.index_structures import Ranking
-from workbench.retrieval.lexical import LexicalIndex
+from workbench.retrieval.lexical import LexicalIndex, TextWords
 from workbench.retrieval.segments import Recent, Segment, StoredDocuments
 
 Part = tuple[Segment, list[int]]  # a segment, and the places in it of some of its documents
@@ -124,7 +124,7 @@ class Snapshot:
         """The word index over :attr:`live_rows`, built now if there is none."""
         with self._lock:
             if self._words is None:
-                self._words = LexicalIndex.build(self._texts())
+                self._words = LexicalIndex.of([*self._live_words()])
             return self._words
 
     def search_words(
@@ -255,12 +255,12 @@ class Snapshot:
         segment, within = self._place(row, self._row_starts)
         return segment.chunk(within)
 
-    def _texts(self) -> Iterator[str]:
-        """What the word index reads of each live chunk: title, headings and text."""
-        for row in self.live_rows:
-            chunk = self._chunk(int(row))
-            context = chunk_context(self.document(int(self.document_of_row[row])), chunk)
-            yield f"{context}\n{chunk.text}"
+    def _live_words(self) -> Iterator[TextWords]:
+        """The words of the live chunks of each segment."""
+        for segment, start in zip(self.segments, self._row_starts, strict=False):
+            alive = self.alive[start : start + len(segment)]
+            if segment.words is not None:
+                yield segment.words if alive.all() else segment.words.kept(alive)
 
     @cached_property
     def _outlines(self) -> list[Document]:
