@@ -19,6 +19,7 @@ from workbench.retrieval.building import Recipe, delete_from_index, update_index
 from workbench.retrieval.encoders import SentenceEncoder
 from workbench.retrieval.retrievers import Retriever, build_retriever, open_retriever
 from workbench.retrieval.saved import _render, read_index, writing_index
+from workbench.store import sha256_file
 
 
 class Lengths:
@@ -178,6 +179,16 @@ def test_sealed_manifest_that_lies_about_a_segment_is_refused(name: str, index: 
     manifest["segments"][0][name] += 1
     (index / "manifest.json").write_bytes(_render(manifest))
     with pytest.raises(IndexUnusable, match="damaged"):
+        read_index(index)
+
+
+def test_words_of_other_chunks_under_a_true_seal_are_refused(index: Path) -> None:
+    path = the(index, "words-stops.npy")
+    np.save(path, np.load(path)[:-1])
+    manifest = json.loads((index / "manifest.json").read_bytes())
+    manifest["files"][path.relative_to(index).as_posix()] = sha256_file(path)
+    (index / "manifest.json").write_bytes(_render(manifest))
+    with pytest.raises(IndexUnusable, match="holds the words of other chunks than promised"):
         read_index(index)
 
 

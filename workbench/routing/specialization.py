@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from workbench.routing.statistics import shannon_bits
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Specialization:
@@ -51,7 +53,8 @@ def jensen_shannon_bits(counts: NDArray[np.float64]) -> NDArray[np.float64]:
     if np.any(total <= 0):
         raise ValueError("a group without any routed token has no usage to compare")
     share = counts / total
-    return np.asarray(_entropy(share.mean(axis=0)) - _entropy(share).mean(axis=0)).clip(min=0.0)
+    between = shannon_bits(share.mean(axis=0)) - shannon_bits(share).mean(axis=0)
+    return np.asarray(between.clip(min=0.0))
 
 
 def specialization(
@@ -120,8 +123,3 @@ def _counts(
     place = row * n_experts + experts
     flat = np.bincount(place.reshape(-1), minlength=n_groups * layers * n_experts)
     return flat.reshape(n_groups, layers, n_experts).astype(np.float64)
-
-
-def _entropy(share: NDArray[np.float64]) -> NDArray[np.float64]:
-    logs = np.log2(share, out=np.zeros_like(share), where=share > 0)
-    return np.asarray(-(share * logs).sum(axis=-1))

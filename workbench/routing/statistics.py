@@ -1,9 +1,98 @@
-"""Routing trace → numbers about how evenly experts are used. NumPy only."""
+"""Counts of chosen experts → how evenly each layer uses them. NumPy only; `counts` are [layers, experts] throughout.
+
+A token chooses k experts a layer, so a row of counts sums to k × tokens; ``RoutingTrace.counts`` gives them.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RARE = 0.1  # of the uniform share: what is used less than this is rarely used
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Balance:
+    """How evenly each layer uses its experts, one number a layer: [layers] each. Made by :func:`balance`.
+
+    `entropy` is Shannon's in bits as observed, `entropy_corrected` less biased for few tokens (Miller and Madow);
+    `effective_experts` is two to the power of the corrected one: as many experts used alike would have it. `cv` is the
+    standard deviation of the shares over their mean (Shazeer et al., arXiv:1701.06538), `max_violation` how far the
+    most used expert is above the uniform share, over that share (Wang et al., arXiv:2408.15664), `gini` 0 if all are
+    used alike and (experts - 1) / experts if one alone is. `dead` counts experts that were never chosen, `rare` those
+    chosen less than a tenth as often as the uniform share, dead ones included.
+    """
+
+    entropy: NDArray[np.float64]
+    entropy_corrected: NDArray[np.float64]
+    effective_experts: NDArray[np.float64]
+    cv: NDArray[np.float64]
+    max_violation: NDArray[np.float64]
+    gini: NDArray[np.float64]
+    dead: NDArray[np.int64]
+    rare: NDArray[np.int64]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a layer."""
+        import pandas as pd
+
+        table = pd.DataFrame({field.name: getattr(self, field.name) for field in fields(self)})
+        return table.rename_axis("layer")
+
+
+def balance(counts: NDArray[np.integer]) -> Balance:
+    """Entropy, effective experts, CV, MaxVio, Gini, dead and rare experts of each layer.
+
+    Raises
+    ------
+    ValueError
+        A layer has no routed token, or a count is negative.
+
+    >>> found = balance(np.array([[5, 5, 5, 5], [20, 0, 0, 0]]))
+    >>> found.entropy.tolist(), found.gini.tolist(), found.max_violation.tolist(), found.dead.tolist()
+    ([2.0, 0.0], [0.0, 0.75], [0.0, 3.0], [0, 3])
+    """
+    share = _shares(counts)
+    experts = share.shape[1]
+    entropy = entropy_bits(counts, correct=False)
+    corrected = entropy_bits(counts, correct=True)
+    ordered = np.sort(share, axis=1)
+    ranks = 2 * np.arange(1, experts + 1) - experts - 1
+    return Balance(
+        entropy=entropy,
+        entropy_corrected=corrected,
+        effective_experts=2.0**corrected,
+        cv=share.std(axis=1) * experts,
+        max_violation=share.max(axis=1) * experts - 1,
+        gini=np.abs(ordered @ ranks) / experts,
+        dead=(share == 0).sum(axis=1),
+        rare=(share < RARE / experts).sum(axis=1),
+    )
+
+
+def entropy_bits(counts: NDArray[np.integer], *, correct: bool) -> NDArray[np.float64]:
+    """Shannon entropy of the choices of each layer in bits, at most log2(experts): [layers].
+
+    The entropy of observed shares is too small on average. With `correct` it is raised by (m - 1) / (2 n ln 2), where m
+    experts were observed in n choices: G. Miller, "Note on the bias of information estimates" (1955).
+
+    >>> entropy_bits(np.array([[4, 4, 0, 0]]), correct=False).tolist()
+    [1.0]
+    >>> entropy_bits(np.array([[4, 4, 0, 0]]), correct=True).round(4).tolist()    # 1 + 1 / (2 * 8 * ln 2)
+    [1.0902]
+    """
+    share = _shares(counts)
+    bits = shannon_bits(share)
+    if correct:
+        observed = (counts > 0).sum(axis=1)
+        bits = bits + (observed - 1) / (2 * counts.sum(axis=1) * np.log(2))
+    return np.asarray(np.clip(bits, 0.0, np.log2(share.shape[1])))
 
 
 def usage_entropy(usage: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -14,12 +103,35 @@ def usage_entropy(usage: NDArray[np.float64]) -> NDArray[np.float64]:
     >>> usage_entropy(np.array([[0.5, 0.5, 0.5, 0.5], [2.0, 0.0, 0.0, 0.0]])).tolist()
     [2.0, 0.0]
     """
-    total = usage.sum(axis=1, keepdims=True)
-    if np.any(total <= 0):
-        raise ValueError("a layer without any routed token has no entropy")
-    share = usage / total
+    return shannon_bits(_shares(usage))
+
+
+def shannon_bits(share: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Entropy in bits of distributions along the last axis, which sum to one."""
     logs = np.log2(share, out=np.zeros_like(share), where=share > 0)
-    return np.asarray(np.abs((share * logs).sum(axis=1)))
+    return np.asarray(np.abs((share * logs).sum(axis=-1)))
+
+
+def balance_loss(
+    counts: NDArray[np.integer], mean_probabilities: NDArray[np.float64], *, k: int
+) -> NDArray[np.float64]:
+    """The auxiliary loss that training adds to make usage even, layer by layer, 1 if it is even: [layers].
+
+    experts · Σ_e f_e · P_e / k with f_e the share of tokens that chose expert e and P_e the mean softmax of the router
+    logits (`mean_probabilities` [layers, experts]): Fedus et al., arXiv:2101.03961, equations 4 to 6, for k choices.
+    transformers pools all layers instead (``load_balancing_loss_func``).
+
+    >>> balance_loss(np.array([[2, 2], [4, 0]]), np.array([[0.5, 0.5], [0.75, 0.25]]), k=1).tolist()
+    [1.0, 1.5]
+    """
+    share = _shares(counts)
+    if mean_probabilities.shape != share.shape:
+        raise ValueError(
+            f"mean_probabilities {mean_probabilities.shape} and counts {share.shape} differ in shape"
+        )
+    if k < 1:
+        raise ValueError(f"k={k} is not a number of choices")
+    return np.asarray(share.shape[1] * (share * mean_probabilities).sum(axis=1))
 
 
 def uniform_usage(n_experts: int, k: int) -> float:
@@ -29,3 +141,14 @@ def uniform_usage(n_experts: int, k: int) -> float:
     0.125
     """
     return k / n_experts
+
+
+def _shares(counts: NDArray[Any]) -> NDArray[np.float64]:
+    if counts.ndim != 2:
+        raise ValueError(f"counts must be [layers, experts], got {list(counts.shape)}")
+    if np.any(counts < 0):
+        raise ValueError("a count is negative")
+    total = counts.sum(axis=1, keepdims=True)
+    if np.any(total <= 0):
+        raise ValueError("a layer without any routed token has no usage to describe")
+    return np.asarray(counts / total, dtype=np.float64)
