@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
 import workbench as wb
@@ -134,6 +135,24 @@ def test_routing_covers_the_segments_of_the_prompt(answer):
     names = set(answer.routing.segment_names)
     assert {"template", "system", "question", "answer", "evidence 1"} <= names
     assert answer.routing.rows("evidence").sum() > answer.routing.rows("question").sum()
+
+
+def test_routing_names_the_document_and_characters_behind_every_token(answer, small_retriever):
+    frame = answer.routing.to_frame()
+    evidence = frame[frame.segment.str.startswith("evidence")]
+    ranks = {hit.chunk.id: hit.rank for hit in answer.hits}
+    assert len(evidence) and set(evidence.chunk) <= ranks.keys()
+    for row in evidence.itertuples():
+        document = small_retriever.documents[row.document]
+        behind = document.text[row.document_start : row.document_stop]
+        assert behind and behind in answer.prompt.text[row.start : row.stop]
+        assert row.rank == ranks[row.chunk]
+        assert row.language == document.language or document.language is None
+    said = frame[frame.phase == "decode"]
+    np.testing.assert_array_equal(said.log_probability, answer.generation.log_probabilities)
+    assert frame[frame.phase == "prefill"].log_probability.isna().all()
+    assert answer.routing.origin["generator"] == answer.generation.generator
+    assert answer.routing.origin["regime"] == answer.generation.regime
 
 
 def test_a_dense_model_answers_and_says_why_there_is_no_routing(small_retriever, tiny_dense):

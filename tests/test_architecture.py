@@ -49,7 +49,11 @@ OWNERS = {
     "sentence_transformers": TORCH,
 }
 STANDARD_ONLY = ["errors.py", "markup.py", "cancel.py", "store.py"]
-NUMPY_ONLY = ["routing/trace.py", "routing/statistics.py", "routing/specialization.py"]
+NUMPY_ONLY = [
+    f"routing/{name}.py"
+    for name in ("trace", "statistics", "specialization", "pairs", "agreement", "contrasts")
+]
+MAKES_TABLES = {"numpy", "pandas"}  # the second within functions, for import workbench stays light
 
 
 def imported(tree: ast.AST) -> set[str]:
@@ -94,9 +98,17 @@ def violations(path: str, source: str) -> list[str]:
             found.append(f"{path} imports {top}, which belongs to {OWNERS[top]}")
         elif path in STANDARD_ONLY and top not in sys.stdlib_module_names:
             found.append(f"{path} imports {top}, which is not in the standard library")
-        elif path in NUMPY_ONLY and top not in sys.stdlib_module_names and top != "numpy":
+        elif path in NUMPY_ONLY and top not in sys.stdlib_module_names and top not in MAKES_TABLES:
             found.append(f"{path} imports {top}, it may use NumPy alone")
+    at_import = {n for node in ast.parse(source).body for n in imported_by(node)}
+    if path in NUMPY_ONLY and "pandas" in at_import:
+        found.append(f"{path} imports pandas when it is imported; do so in the function")
     return found
+
+
+def imported_by(node: ast.stmt) -> set[str]:
+    """Modules that a statement at the top of a file imports."""
+    return imported(node) if isinstance(node, ast.Import | ast.ImportFrom) else set()
 
 
 FILES = sorted(p.relative_to(PACKAGE).as_posix() for p in PACKAGE.rglob("*.py"))

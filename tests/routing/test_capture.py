@@ -16,6 +16,7 @@ def table(ids, prompt_tokens):
         segment_names=("question",),
         spans=np.zeros((len(ids), 2), dtype=np.int32),
         prompt_tokens=prompt_tokens,
+        log_probabilities=np.full(len(ids) - prompt_tokens, -1.0, dtype=np.float32),
     )
 
 

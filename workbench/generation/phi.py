@@ -35,12 +35,12 @@ from workbench.generation.memory import (
 from workbench.generation.options import EXACT, GREEDY, Decoding, Request, Sampling
 from workbench.generation.planning import plan_for
 from workbench.generation.prefix_cache import PrefixCache
-from workbench.generation.prompts import ABSTENTION, Prompt, known_marks
+from workbench.generation.prompts import ABSTENTION, Prompt, Source, known_marks
 from workbench.generation.quoting import decode_quotes
 from workbench.generation.results import CacheReport, Candidate, FinishReason, Generation, Timing
 from workbench.generation.sequences import Pace, TokenSequence, Turn, open_sequence, weights_key
 from workbench.routing.capture import Choices, RoutingRecorder, TokenTable
-from workbench.routing.trace import RoutingTrace
+from workbench.routing.trace import RoutingTrace, TracedSource
 
 log = logging.getLogger("workbench")
 
@@ -295,7 +295,7 @@ class Generator:
             sequence.prefill(ids)
             choices = sequence.choices(ids)
         assert choices is not None  # recorded, for it is a MoE
-        return self._trace(prompt, (), choices)
+        return self._trace(prompt, (), choices, np.zeros(0, dtype=np.float32))
 
     def cache_bytes(self, tokens: int, decoding: Decoding | None = None) -> int:
         """Bytes that the keys and values of `tokens` tokens take where the model computes."""
@@ -370,7 +370,7 @@ class Generator:
             token_ids=tuple(answer),
             log_probabilities=logs,
             finish_reason=finish,
-            routing=None if choices is None else self._trace(prompt, answer, choices, stop),
+            routing=None if choices is None else self._trace(prompt, answer, choices, logs, stop),
             routing_note=note,
             timing=timing,
             cache=CacheReport(computed_tokens=computed, reused_tokens=reused),
@@ -415,8 +415,30 @@ class Generator:
                 f"{self.context}: use generator.with_context({need}) or fewer passages"
             )
 
+    def origin(self) -> dict[str, str]:
+        """What decides how tokens are routed: checkpoint, regime, precision, device, attention, library."""
+        import torch
+        import transformers
+
+        config = self.model.config
+        return {
+            "generator": self.name,
+            "regime": self.regime,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "device": self.model.device.type,
+            "attention": str(config._attn_implementation),
+            "experts": str(getattr(config, "_experts_implementation", None)),
+            "torch": str(torch.__version__),
+            "transformers": str(transformers.__version__),
+        }
+
     def _trace(
-        self, prompt: Prompt, answer: Sequence[int], choices: Choices, stop: Sequence[str] = ()
+        self,
+        prompt: Prompt,
+        answer: Sequence[int],
+        choices: Choices,
+        logs: NDArray[np.float32],
+        stop: Sequence[str] = (),
     ) -> RoutingTrace:
         codes, names = prompt.segment_codes()
         _, spans = decode_answer(self.tokenizer, answer, stop)
@@ -428,8 +450,24 @@ class Generator:
             segment_names=(*names, "answer"),
             spans=np.concatenate([prompt.token_spans, spans]),
             prompt_tokens=len(prompt.token_ids),
+            log_probabilities=logs,
+            sources=tuple(_traced(source) for source in prompt.sources),
+            origin=self.origin(),
         )
         return table.trace(choices, self.model.config.num_local_experts)
+
+
+def _traced(source: Source) -> TracedSource:
+    return TracedSource(
+        segment=f"evidence {source.n}",
+        document_id=source.document_id,
+        chunk_id=source.chunk.id,
+        start=source.document_start,
+        stop=source.document_stop,
+        prompt_start=source.start,
+        rank=source.rank,
+        language=source.language,
+    )
 
 
 @contextlib.contextmanager

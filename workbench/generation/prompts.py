@@ -7,7 +7,7 @@ of a document or question the mark of a source (``chat_tokens.py``).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -46,7 +46,8 @@ class Source:
     """A numbered piece of evidence: ``prompt.text[start:stop] == document.text[document_start:document_stop]``.
 
     `n` is the number in its mark ``[n]``; `token_start` and `token_stop` are rows of ``prompt.token_ids``;
-    `heading` is what the prompt shows above it: "document › section".
+    `heading` is what the prompt shows above it: "document › section"; `rank` is that of the hit, 0 if there was none,
+    and `language` that of the document.
     """
 
     n: int
@@ -59,6 +60,8 @@ class Source:
     token_start: int
     token_stop: int
     heading: str = ""
+    rank: int = 0
+    language: str | None = None
 
     @property
     def document_id(self) -> str:
@@ -285,6 +288,8 @@ class _Piece:
     document_start: int
     document_stop: int
     heading: str
+    language: str | None
+    rank: int = 0
 
 
 def _pack(
@@ -330,7 +335,7 @@ def _pack(
                 )
             )
         else:
-            kept += pieces
+            kept += [replace(piece, rank=hit.rank) for piece in pieces]
             evidence += block
             left -= need
     user = evidence + request
@@ -372,7 +377,8 @@ def _block(
         text += f"[{n}] " if marks == "sentence" else f"[{n}] {heading}\n"
         place = offset + len(text)
         text += document.text[start:stop] + "\n"
-        pieces.append(_Piece(n, chunk, mark, place, place + stop - start, start, stop, heading))
+        end, language = place + stop - start, document.language
+        pieces.append(_Piece(n, chunk, mark, place, end, start, stop, heading, language))
     return text + "\n", pieces
 
 
@@ -410,6 +416,8 @@ def _assemble(
                 token_start=int(rows[0]) if len(rows) else 0,
                 token_stop=int(rows[-1]) + 1 if len(rows) else 0,
                 heading=piece.heading,
+                rank=piece.rank,
+                language=piece.language,
             )
         )
     placed = [

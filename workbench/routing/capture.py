@@ -8,14 +8,14 @@ only what belongs to the final tokens: tokens fed twice, rejected drafts and pad
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from workbench.routing.trace import DECODE, PREFILL, RoutingTrace
+from workbench.routing.trace import DECODE, PREFILL, RoutingTrace, TracedSource
 
 if TYPE_CHECKING:
     import torch
@@ -65,11 +65,16 @@ class TokenTable:
     segment_names: tuple[str, ...]
     spans: NDArray[np.int32]
     prompt_tokens: int
+    log_probabilities: NDArray[np.float32]  # of the answer's tokens
+    sources: tuple[TracedSource, ...] = ()
+    origin: Mapping[str, str] = field(default_factory=dict)
 
     def trace(self, choices: Choices, n_experts: int) -> RoutingTrace:
         """The routing of the sequence: what each token is, beside what the routers chose for it."""
         phases = np.full(len(self.token_ids), DECODE, dtype=np.uint8)
         phases[: self.prompt_tokens] = PREFILL
+        logs = np.full(len(self.token_ids), np.nan, dtype=np.float32)
+        logs[self.prompt_tokens :] = self.log_probabilities
         return RoutingTrace(
             experts=choices.experts,
             gate_weights=choices.gate_weights,
@@ -81,6 +86,9 @@ class TokenTable:
             segment_names=self.segment_names,
             spans=self.spans,
             routed=choices.routed,
+            log_probabilities=logs,
+            sources=self.sources,
+            origin=self.origin,
         )
 
 

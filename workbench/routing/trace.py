@@ -6,21 +6,48 @@ chosen indices, ``gate_weights`` what multiplies their outputs (about 1 each, th
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zipfile
 import zlib
-from collections.abc import Sized
-from dataclasses import dataclass
+from collections.abc import Mapping, Sized
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from workbench.errors import InputError
 
-FORMAT = 1
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMAT = 2
 PREFILL, DECODE = 0, 1
+_PHASES = ("prefill", "decode")
+_ARRAYS = (
+    "experts", "gate_weights", "router_logits", "token_ids", "phases", "segments", "spans", "routed",
+    "log_probabilities",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class TracedSource:
+    """Where the text of an evidence segment comes from: characters `start` to `stop` of a document.
+
+    `segment` is its name in the trace, `prompt_start` where in the prompt's text it begins, `rank` that of the hit it
+    was part of, from 1, 0 if it was none.
+    """
+
+    segment: str
+    document_id: str
+    chunk_id: str
+    start: int
+    stop: int
+    prompt_start: int
+    rank: int = 0
+    language: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,7 +57,10 @@ class RoutingTrace:
     ``experts`` and ``gate_weights``: [tokens, layers, k]. Rows where ``routed`` is False (the last generated token is
     never fed back) hold 0 and are left out of every count. ``segments`` [tokens] index ``segment_names``: "system",
     "template", "question", "evidence 1", …, "answer". ``spans`` [tokens, 2] are half-open characters of the prompt's
-    text, for answer tokens of the answer's text.
+    text, for answer tokens of the answer's text. ``router_logits`` [tokens, layers, experts], where they were asked
+    for, are those before sparsemixer. ``log_probabilities`` [tokens] (nats) are nan for tokens of the prompt.
+    ``sources`` say which document and hit an evidence segment is of, ``origin`` which checkpoint, precision, device and
+    library routed.
 
     >>> trace = example_trace()
     >>> trace.counts().tolist()            # [layers, experts]: two tokens routed, k = 2
@@ -49,6 +79,10 @@ class RoutingTrace:
     segment_names: tuple[str, ...]
     spans: NDArray[np.int32]
     routed: NDArray[np.bool_]
+    log_probabilities: NDArray[np.float32] | None = None
+    router_logits: NDArray[np.float16] | None = None
+    sources: tuple[TracedSource, ...] = ()
+    origin: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.experts.ndim != 3:
@@ -62,6 +96,8 @@ class RoutingTrace:
             "spans": self.spans,
             "routed": self.routed,
         }
+        if self.log_probabilities is not None:
+            rows["log_probabilities"] = self.log_probabilities
         for name, row in rows.items():
             if len(row) != tokens:
                 raise ValueError(f"{name} has {len(row)} rows, experts has {tokens}")
@@ -69,12 +105,18 @@ class RoutingTrace:
             raise ValueError(
                 f"gate_weights {self.gate_weights.shape} differ from experts {self.experts.shape}"
             )
+        wanted = (*self.experts.shape[:2], self.n_experts)
+        if self.router_logits is not None and self.router_logits.shape != wanted:
+            raise ValueError(f"router_logits {self.router_logits.shape} should be {wanted}")
         if self.experts.size and int(self.experts.max()) >= self.n_experts:
             raise ValueError(
                 f"expert {int(self.experts.max())} named, but there are {self.n_experts} experts"
             )
         if tokens and int(self.segments.max()) >= len(self.segment_names):
             raise ValueError("segments index a name that is not in segment_names")
+        unknown = {source.segment for source in self.sources} - set(self.segment_names)
+        if unknown:
+            raise ValueError(f"a source names the segment {min(unknown)!r}, which is not there")
 
     def __repr__(self) -> str:
         tokens, layers, k = self.experts.shape
@@ -125,28 +167,81 @@ class RoutingTrace:
             raise ValueError(f"no routed token in segment {segment!r}")
         return self.counts(segment) / rows
 
+    def to_frame(self) -> pd.DataFrame:
+        """One row a token: what it is, where its text is from, how likely it was.
+
+        ``start`` and ``stop`` are its span in the prompt or answer, ``document_start`` and ``document_stop`` that in
+        the document, for evidence.
+
+        >>> example_trace().to_frame()[["text", "segment", "routed"]].values.tolist()
+        [['Which', 'question', True], [' valve', 'answer', True], ['?', 'answer', False]]
+        """
+        import pandas as pd
+
+        of = {source.segment: source for source in self.sources}
+        found = [of.get(self.segment_names[code]) for code in self.segments]
+        logs = self.log_probabilities
+        places = [
+            _in_document(source, *span)
+            for source, span in zip(found, self.spans.tolist(), strict=True)
+        ]
+        columns: dict[str, Any] = {
+            "token_id": self.token_ids,
+            "text": self.token_texts,
+            "phase": [_PHASES[phase] for phase in self.phases],
+            "segment": [self.segment_names[code] for code in self.segments],
+            "document": [source and source.document_id for source in found],
+            "chunk": [source and source.chunk_id for source in found],
+            "rank": pd.array([source.rank if source else None for source in found], dtype="Int64"),
+            "language": [source and source.language for source in found],
+            "document_start": pd.array([start for start, _ in places], dtype="Int64"),
+            "document_stop": pd.array([stop for _, stop in places], dtype="Int64"),
+            "start": self.spans[:, 0],
+            "stop": self.spans[:, 1],
+            "log_probability": np.full(len(found), np.nan) if logs is None else logs,
+            "routed": self.routed,
+        }
+        return pd.DataFrame(columns).rename_axis("position")
+
+    def choices_frame(self) -> pd.DataFrame:
+        """One row a choice of a routed token: position, layer, choice (0 is the first), expert, gate weight.
+
+        >>> example_trace().choices_frame().values.tolist()[1]
+        [0.0, 0.0, 1.0, 1.0, 1.0]
+        """
+        import pandas as pd
+
+        position, layer, choice = np.indices(self.experts.shape)
+        weights = self.gate_weights
+        nothing = np.full(self.experts.shape, np.nan, dtype=np.float32)
+        columns = {
+            "position": position,
+            "layer": layer,
+            "choice": choice,
+            "expert": self.experts,
+            "gate_weight": nothing if weights is None else weights.astype(np.float32),
+        }
+        kept = {
+            name: np.asarray(values)[self.routed].reshape(-1) for name, values in columns.items()
+        }
+        return pd.DataFrame(kept)
+
     def save(self, path: str | Path) -> Path:
-        """Write the trace as one .npz file without pickle; ``load_trace`` reads it."""
+        """Write the trace as one .npz file without pickle, with a checksum of all of it; ``load_trace`` reads it."""
         path = Path(path)
+        arrays = {name: getattr(self, name) for name in _ARRAYS if getattr(self, name) is not None}
         header = {
             "format": FORMAT,
             "n_experts": self.n_experts,
             "token_texts": self.token_texts,
             "segment_names": self.segment_names,
+            "sources": [asdict(source) for source in self.sources],
+            "origin": dict(self.origin),
         }
-        arrays: dict[str, NDArray[Any]] = {
-            "header": np.frombuffer(json.dumps(header).encode(), dtype=np.uint8),
-            "experts": self.experts,
-            "token_ids": self.token_ids,
-            "phases": self.phases,
-            "segments": self.segments,
-            "spans": self.spans,
-            "routed": self.routed,
-        }
-        if self.gate_weights is not None:
-            arrays["gate_weights"] = self.gate_weights
+        header["sha256"] = _digest(header, arrays)
+        stored = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
         with path.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
+            np.savez_compressed(file, allow_pickle=False, header=stored, **arrays)
         return path
 
 
@@ -163,26 +258,49 @@ def load_trace(path: str | Path) -> RoutingTrace:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             header = json.loads(arrays["header"].tobytes())
-            if header["format"] > FORMAT:
+            if header["format"] != FORMAT:
                 raise InputError(
-                    f"{path} has trace format {header['format']}, this program reads up to {FORMAT}"
+                    f"{path} has trace format {header['format']}, this program reads {FORMAT}; record it again, or "
+                    "update workbench"
                 )
+            held = {name: arrays[name] for name in _ARRAYS if name in arrays}
+            promised = header.pop("sha256")
+            if promised != _digest(header, held):
+                raise ValueError("its checksum is another")
             return RoutingTrace(
-                experts=arrays["experts"],
-                gate_weights=arrays["gate_weights"] if "gate_weights" in arrays else None,
-                n_experts=header["n_experts"],
-                token_ids=arrays["token_ids"],
+                **{"gate_weights": None, **held},
+                n_experts=int(header["n_experts"]),
                 token_texts=tuple(header["token_texts"]),
-                phases=arrays["phases"],
-                segments=arrays["segments"],
                 segment_names=tuple(header["segment_names"]),
-                spans=arrays["spans"],
-                routed=arrays["routed"],
+                sources=tuple(TracedSource(**source) for source in header["sources"]),
+                origin=header["origin"],
             )
     except FileNotFoundError:
         raise InputError(f"no routing trace at {path}") from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, NotImplementedError, RuntimeError,
+        zipfile.BadZipFile, zlib.error,
+    ) as error:  # fmt: skip
         raise InputError(f"{path} is not a routing trace written by workbench: {error}") from error
+
+
+def _in_document(
+    source: TracedSource | None, start: int, stop: int
+) -> tuple[int, int] | tuple[None, None]:
+    """The characters of the document behind some of the prompt, but for those beyond the source."""
+    if source is None:
+        return None, None
+    shift = source.start - source.prompt_start
+    return max(source.start, start + shift), min(source.stop, stop + shift)
+
+
+def _digest(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> str:
+    """sha256 of the header and of every array with its type and shape."""
+    found = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name, array in sorted(arrays.items()):
+        found.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
 
 
 def example_trace() -> RoutingTrace:
