@@ -68,6 +68,7 @@ class Reference:
         self.config = model.config
         self.w = {k: v.detach().double().numpy() for k, v in model.state_dict().items()}
         self.is_moe = model.config.model_type == "phimoe"
+        self.router_logits: dict[tuple[int, int], np.ndarray] = {}  # of the last forward pass
 
     def linear(self, name: str, x: np.ndarray) -> np.ndarray:
         y = x @ self.w[f"{name}.weight"].T
@@ -119,6 +120,7 @@ class Reference:
         for t, row in enumerate(logits):
             experts, gates = sparsemixer(row, self.config.router_jitter_noise)
             routes.append((layer, t, experts, gates))
+            self.router_logits[layer, t] = row
             for expert, gate in zip(experts, gates, strict=True):
                 a, b = np.split(self.w[f"{name}.experts.gate_up_proj"][expert] @ x[t], 2)
                 out[t] += gate * (self.w[f"{name}.experts.down_proj"][expert] @ (silu(a) * b))

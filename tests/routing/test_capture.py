@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from workbench.generation.prompts import build_prompt
 from workbench.routing.capture import RoutingRecorder, TokenTable, find_routers
 
 
@@ -70,6 +71,68 @@ def test_trace_equals_an_independent_forward_pass(tiny_moe, reference, options):
     np.testing.assert_array_equal(trace.experts[:-1], experts[:-1])
     np.testing.assert_allclose(trace.gate_weights[:-1].astype(float), gates[:-1], atol=2e-3)
     np.testing.assert_array_equal(trace.counts().sum(axis=1), 2 * (len(final) - 1))
+
+
+@pytest.mark.parametrize("options", [{}, {"prompt_lookup_num_tokens": 3}], ids=str)
+def test_router_logits_are_those_of_an_independent_forward_pass(tiny_moe, reference, options):
+    ids = prompt_ids(50)
+    with RoutingRecorder(tiny_moe.model, logits=True) as recorder:
+        final = generate(tiny_moe.model, ids, **options)
+    choices = recorder.choices(final)
+    computed = reference.Reference(tiny_moe.model)
+    computed.forward(final, long=True)
+    for (layer, token), row in computed.router_logits.items():
+        if token < len(final) - 1:
+            np.testing.assert_allclose(choices.router_logits[token, layer], row, atol=2e-3)
+    assert not choices.router_logits[-1].any()
+    assert choices.router_logits.shape == (62, tiny_moe.model.config.num_hidden_layers, 16)
+    with RoutingRecorder(tiny_moe.model) as recorder:
+        generate(tiny_moe.model, ids, **options)
+    assert recorder.choices(final).router_logits is None
+
+
+@pytest.fixture
+def small_prompts(small_retriever, tiny_moe):
+    return [
+        build_prompt(
+            question,
+            small_retriever.search("valve", k=2),
+            documents=small_retriever.documents,
+            tokenizer=tiny_moe.tokenizer,
+            budget_tokens=900,
+        )
+        for question in ("Which valve leaked?", "Which pump failed?")
+    ]
+
+
+@pytest.mark.parametrize("how", ["generate", "quote", "batch", "read"])
+def test_a_generator_gives_logits_where_they_are_asked_for(small_prompts, tiny_moe, how):
+    first, second = small_prompts
+    for prompt in (
+        first,
+        second,
+    ):  # the second begins like the first: its beginning is not computed again
+        traces = []
+        for capture in (True, "logits"):
+            if how == "generate":
+                found = tiny_moe.generate(prompt, max_new_tokens=5, capture=capture).routing
+            elif how == "quote":
+                found = tiny_moe.quote(prompt, capture=capture).routing
+            elif how == "batch":
+                both = tiny_moe.generate_batch([first, second], max_new_tokens=5, capture=capture)
+                found = both[prompt is second].routing
+            else:
+                found = tiny_moe.read(prompt, capture=capture)
+            traces.append(found)
+        plain, with_logits = traces
+        assert plain.router_logits is None
+        np.testing.assert_array_equal(plain.experts, with_logits.experts)
+        logits = with_logits.router_logits[with_logits.routed].astype(float)
+        np.testing.assert_array_equal(
+            logits.argmax(axis=2), with_logits.experts[with_logits.routed][:, :, 0]
+        )
+    with pytest.raises(ValueError, match="capture='all' is not known"):
+        tiny_moe.generate(first, capture="all")
 
 
 def test_padding_is_never_counted(tiny_moe, reference):

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from workbench.cancel import CancelToken
 from workbench.generation.memory import KV
 
+Capture = bool | Literal["logits"]  # whether routing is recorded, and the router logits too
 CacheKind = Literal["reserved", "static", "int8", "fp8", "offloaded", "none"]
 
 
@@ -89,9 +90,11 @@ class Request:
     decoding: Decoding = EXACT
     stop: Sequence[str] = ()
     cancel: CancelToken | None = None
-    capture: bool = True
+    capture: Capture = True
 
     def __post_init__(self) -> None:
+        if self.capture not in (True, False, "logits"):
+            raise ValueError(f"capture={self.capture!r} is not known; use True, False or 'logits'")
         if isinstance(self.stop, str) or not all(self.stop):
             raise ValueError(f"stop={self.stop!r} must be a list of strings that are not empty")
         if not isinstance(self.decoding, Decoding):

@@ -13,7 +13,7 @@ import time
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,7 @@ from workbench.generation.memory import (
     device_memory,
     prefill_tokens,
 )
-from workbench.generation.options import EXACT, GREEDY, Decoding, Request, Sampling
+from workbench.generation.options import EXACT, GREEDY, Capture, Decoding, Request, Sampling
 from workbench.generation.planning import plan_for
 from workbench.generation.prefix_cache import PrefixCache
 from workbench.generation.prompts import ABSTENTION, Prompt, Source, known_marks
@@ -136,12 +136,13 @@ class Generator:
         stop: Sequence[str] = (),
         on_text: OnText | None = None,
         cancel: CancelToken | None = None,
-        capture: bool = True,
+        capture: Capture = True,
     ) -> Generation:
         """Answer `prompt` by ordinary decoding; ``on_text`` receives the text as it grows.
 
-        The text ends before the first of the `stop` strings. Cancelling keeps what there is, with ``finish_reason``
-        "cancelled". Raises ``PromptTooLong`` when prompt and answer exceed the context (nothing is ever cut silently)
+        `capture` says whether the routing is recorded, with ``"logits"`` the router logits too; the text is the same. It
+        ends before the first of the `stop` strings. Cancelling keeps what there is, with ``finish_reason`` "cancelled".
+        Raises ``PromptTooLong`` when prompt and answer exceed the context (nothing is ever cut silently)
         and ``DoesNotFit`` when memory runs out, after which the generator is as usable as before.
         """
         _check_new(max_new_tokens)
@@ -162,7 +163,7 @@ class Generator:
         decoding: Decoding | None = None,
         stop: Sequence[str] = (),
         cancel: CancelToken | None = None,
-        capture: bool = True,
+        capture: Capture = True,
     ) -> list[Generation]:
         """Answer several prompts, up to `most_rows` at a time; the generations stand in the order of the prompts.
 
@@ -206,7 +207,7 @@ class Generator:
         decoding: Decoding | None = None,
         on_text: OnText | None = None,
         cancel: CancelToken | None = None,
-        capture: bool = True,
+        capture: Capture = True,
     ) -> Generation:
         """Answer with verbatim sources and their marks, ``[n] text``, or with the abstention sentence.
 
@@ -281,17 +282,18 @@ class Generator:
             quotes=tuple(n for n in quotes.keys if n is not None),
         )
 
-    def read(self, prompt: Prompt) -> RoutingTrace:
+    def read(self, prompt: Prompt, *, capture: Literal[True, "logits"] = True) -> RoutingTrace:
         """Feed `prompt` without answering; which experts each of its tokens used.
 
-        Raises ``ValueError`` for a dense model.
+        With ``capture="logits"`` the trace holds the router logits too. Raises ``ValueError`` for a dense model.
         """
         if not self.is_moe:
             raise ValueError(f"{self.name} is a dense model: it routes nothing")
         _check_prompts([prompt])
         self._check_room(len(prompt.token_ids), 0)
         ids = list(prompt.token_ids)
-        with self.sequence(ids, Request(0, decoding=_readable(self.decoding))) as sequence:
+        request = Request(0, decoding=_readable(self.decoding), capture=capture)
+        with self.sequence(ids, request) as sequence:
             sequence.prefill(ids)
             choices = sequence.choices(ids)
         assert choices is not None  # recorded, for it is a MoE
@@ -314,7 +316,7 @@ class Generator:
     ) -> AbstractContextManager[TokenSequence]:
         """A sequence for `token_ids` and the new tokens of `request`; other threads wait until it is closed."""
         config = self.model.config
-        captured = request.capture and self.is_moe
+        captured = request.capture if self.is_moe else False
 
         def key_of() -> Hashable:
             return (
@@ -336,7 +338,7 @@ class Generator:
             pace=self.pace(request.decoding),
             key_of=key_of,
             prefixes=self.prefixes,
-            recorder=RoutingRecorder(self.model) if captured else None,
+            recorder=RoutingRecorder(self.model, logits=captured == "logits") if captured else None,
             turn=self._turn,
             cancel=request.cancel,
         )

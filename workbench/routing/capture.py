@@ -29,6 +29,7 @@ class _Call:
     token_ids: torch.Tensor  # [rows, tokens]
     experts: list[torch.Tensor] = field(default_factory=list)  # per layer [rows * tokens, k]
     gate_weights: list[torch.Tensor] = field(default_factory=list)
+    logits: list[torch.Tensor] = field(default_factory=list)  # per layer [rows * tokens, experts]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,21 +39,29 @@ class Choices:
     experts: NDArray[np.uint8]  # [tokens, layers, k]
     gate_weights: NDArray[np.float16]  # [tokens, layers, k]
     routed: NDArray[np.bool_]  # [tokens]
+    router_logits: NDArray[np.float16] | None = (
+        None  # [tokens, layers, experts], if they were asked for
+    )
+
+    @property
+    def _arrays(self) -> list[NDArray[Any]]:
+        logits = [] if self.router_logits is None else [self.router_logits]
+        return [self.experts, self.gate_weights, self.routed, *logits]
 
     def first(self, count: int) -> Choices:
         """Those of the first `count` tokens."""
-        return Choices(self.experts[:count], self.gate_weights[:count], self.routed[:count])
+        return Choices(*(array[:count] for array in self._arrays))
 
     def forget_last(self) -> None:
         """Count the last token as not routed."""
-        self.experts[-1:], self.gate_weights[-1:], self.routed[-1:] = 0, 0, False
+        for array in self._arrays:
+            array[-1:] = 0
 
     def take(self, others: Choices) -> None:
-        """Write `others` over the first tokens."""
+        """Write `others`, which hold the same kinds of facts, over the first tokens."""
         count = min(len(others.routed), len(self.routed))
-        self.experts[:count] = others.experts[:count]
-        self.gate_weights[:count] = others.gate_weights[:count]
-        self.routed[:count] = others.routed[:count]
+        for own, other in zip(self._arrays, others._arrays, strict=True):
+            own[:count] = other[:count]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,6 +95,7 @@ class TokenTable:
             segment_names=self.segment_names,
             spans=self.spans,
             routed=choices.routed,
+            router_logits=choices.router_logits,
             log_probabilities=logs,
             sources=self.sources,
             origin=self.origin,
@@ -93,9 +103,12 @@ class TokenTable:
 
 
 class RoutingRecorder:
-    """Records routers while active: ``with RoutingRecorder(model) as recorder: model.generate(…)``."""
+    """Records routers while active: ``with RoutingRecorder(model) as recorder: model.generate(…)``.
 
-    def __init__(self, model: Any) -> None:
+    With `logits` also what the routers computed before sparsemixer chose: as float16, five times the memory.
+    """
+
+    def __init__(self, model: Any, *, logits: bool = False) -> None:
         routers = find_routers(model)
         if not routers:
             raise ValueError(
@@ -110,6 +123,7 @@ class RoutingRecorder:
         self._calls: list[_Call] = []
         self._handles: list[Any] = []
         self._is_paused = False
+        self._has_logits = logits
         self.n_experts = int(model.config.num_local_experts)
         self.k = int(routers[0].top_k)
         if self.k != 2:
@@ -136,7 +150,7 @@ class RoutingRecorder:
 
     def another(self) -> RoutingRecorder:
         """A recorder of the same model, for passes that do not belong to this one's sequence: see ``paused``."""
-        return RoutingRecorder(self._model)
+        return RoutingRecorder(self._model, logits=self._has_logits)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -158,7 +172,9 @@ class RoutingRecorder:
     def _record(self, _module: Any, _args: Any, output: tuple[torch.Tensor, ...]) -> None:
         if self._is_paused:
             return
-        _logits, gate_weights, experts = output
+        logits, gate_weights, experts = output
+        if self._has_logits:
+            self._calls[-1].logits.append(logits)
         self._calls[-1].experts.append(experts)
         self._calls[-1].gate_weights.append(gate_weights)
 
@@ -182,6 +198,9 @@ class RoutingRecorder:
             experts=np.zeros((tokens, layers, self.k), dtype=np.uint8),
             gate_weights=np.zeros((tokens, layers, self.k), dtype=np.float16),
             routed=np.zeros(tokens, dtype=np.bool_),
+            router_logits=np.zeros((tokens, layers, self.n_experts), dtype=np.float16)
+            if self._has_logits
+            else None,
         )
         if before is not None:
             found.take(before)
@@ -202,6 +221,9 @@ class RoutingRecorder:
             weight = torch.stack([g[block].cpu() for g in call.gate_weights], dim=1)
             found.experts[places[inside]] = chosen.to(torch.uint8).numpy()[inside]
             found.gate_weights[places[inside]] = weight.to(torch.float16).numpy()[inside]
+            if found.router_logits is not None:
+                logits = torch.stack([one[block].cpu() for one in call.logits], dim=1)
+                found.router_logits[places[inside]] = logits.to(torch.float16).numpy()[inside]
             found.routed[places[inside]] = True
         return found
 
