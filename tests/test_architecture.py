@@ -51,7 +51,15 @@ OWNERS = {
 STANDARD_ONLY = ["errors.py", "markup.py", "cancel.py", "store.py"]
 NUMPY_ONLY = [
     f"routing/{name}.py"
-    for name in ("trace", "statistics", "specialization", "pairs", "agreement", "contrasts")
+    for name in (
+        "trace",
+        "statistics",
+        "specialization",
+        "pairs",
+        "agreement",
+        "contrasts",
+        "margins",
+    )
 ]
 MAKES_TABLES = {"numpy", "pandas"}  # the second within functions, for import workbench stays light
 

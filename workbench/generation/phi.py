@@ -140,10 +140,10 @@ class Generator:
     ) -> Generation:
         """Answer `prompt` by ordinary decoding; ``on_text`` receives the text as it grows.
 
-        `capture` says whether the routing is recorded, with ``"logits"`` the router logits too; the text is the same. It
-        ends before the first of the `stop` strings. Cancelling keeps what there is, with ``finish_reason`` "cancelled".
-        Raises ``PromptTooLong`` when prompt and answer exceed the context (nothing is ever cut silently)
-        and ``DoesNotFit`` when memory runs out, after which the generator is as usable as before.
+        `capture` says whether the routing is recorded, with ``"logits"`` the router logits too. The text ends before
+        the first of the `stop` strings. Cancelling keeps what there is, with ``finish_reason`` "cancelled". Raises
+        ``PromptTooLong`` when prompt and answer exceed the context (nothing is ever cut silently) and ``DoesNotFit``
+        when memory runs out, after which the generator is as usable as before.
         """
         _check_new(max_new_tokens)
         _check_prompts([prompt])
