@@ -67,6 +67,14 @@ def ask(
     """
     if style not in get_args(Style):
         raise ValueError(f"style={style!r} is not known; use 'quote' or 'free'")
+    if not hasattr(retriever, "view"):
+        raise ValueError(
+            f"retriever={retriever!r} is none; give build_retriever(…) or open_retriever(…)"
+        )
+    if not hasattr(generator, "quote"):
+        raise ValueError(
+            f"generator={generator!r} is none; give load_generator({str(generator)!r})"
+        )
     retriever = retriever.view()  # the passages are those of one moment
     hits = retriever.search(question, k=k, mode=mode, where=where, options=options)
     prompt = build_prompt(

@@ -220,16 +220,19 @@ def plan_summary(
     sentences: int = 8,
     max_new_tokens: int = 256,
 ) -> SummaryPlan:
-    """Cut `document` into parts that each fit one prompt; every visible character is in exactly one part.
+    """Cut `document` into parts that each fit one prompt; every visible character is in exactly one part,
+    but for front matter that became metadata.
 
     "auto" reads everything at once if the context and the marks the checkpoint knows allow it. Parts follow the
     document's sections; a section that is too long is divided evenly.
     """
     if sentences < 1:
         raise ValueError(f"sentences={sentences} must be at least 1")
-    if not document.text.strip():
-        raise ValueError(f"{document.id} has no text to summarize")
+    if not isinstance(document, Document):
+        raise ValueError(f"{document!r} is no document; give read_document(…) or corpus['…']")
     chunks = chunk_document(document, measure=_measure(generator), max_tokens=CHUNK_TOKENS)
+    if not chunks:
+        raise ValueError(f"{document.id} has no text to summarize")
     sizes = [passage_size(chunk, document, tokenizer=generator.tokenizer) for chunk in chunks]
     limit = PassageSize(
         generator.context - max_new_tokens - _frame_tokens(generator),

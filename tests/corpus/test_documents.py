@@ -171,3 +171,25 @@ def test_innermost_sections_agree_with_a_plain_search_on_random_trees():
             assert found.section_at(offset) == (
                 max(around, key=lambda s: s.level) if around else None
             )
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"id": ""}, "the id of a document is ''; give it a name"),
+        ({"id": None}, "the id of a document is None"),
+        ({"id": 5}, "the id of a document is 5"),
+        ({"text": b"x"}, "the text of document 'a' is bytes"),
+        ({"metadata": "x"}, "the metadata of document 'a' is str"),
+    ],
+)
+def test_a_document_that_is_none_is_refused_when_it_is_made(facts, message):
+    with pytest.raises(ValueError, match=message):
+        Document(**{"id": "a", "text": "A.", **facts})
+
+
+def test_what_names_no_document_is_refused():
+    corpus = Corpus((Document("a.txt", "A."),))
+    for name in (None, 5, ["a"]):
+        with pytest.raises(InputError, match=r"names no document; give an id, such as 'a\.txt'"):
+            corpus[name]

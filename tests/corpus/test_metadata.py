@@ -26,6 +26,8 @@ from workbench.corpus.readers import read_corpus, read_document
         ("a: {b: {c: 1}, d: null}\n3: x", {"a": {"b": {"c": 1}}, "3": "x"}),
         ("a: .nan\nb: -.inf\nc: 2.5", {"a": "nan", "b": "-inf", "c": 2.5}),
         ("a: >\n  two\n  lines\nö: '\t x'", {"a": "two lines", "ö": "x"}),
+        ("Author: Ada\nDate: 2023\nYear: 3", {"author": "Ada", "date": "2023", "Year": 3}),
+        ("tags: a, b c\nKeywords: d", {"tags": ["a", "b c"], "keywords": ["d"]}),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("end", ["---", "..."])
@@ -148,3 +150,4 @@ def test_keywords_and_authors_in_all_their_forms() -> None:
     assert keywords_of(["a, b", "c"]) == ["a", "b", "c"] and keywords_of(None) == []
     assert told_metadata(author=["Unknown", "A. Smit"]) == {"author": "A. Smit"}
     assert told_metadata(author=[]) == told_metadata(author="(unknown)") == {}
+    assert told_metadata(author="Jon Skov; Ada Brandt") == {"author": ["Jon Skov", "Ada Brandt"]}

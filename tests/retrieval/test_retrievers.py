@@ -239,8 +239,21 @@ def test_what_is_no_number_of_hits_is_refused(k: Any, retriever: Retriever) -> N
 
 
 def test_one_document_or_one_id_in_place_of_a_list_is_refused(retriever: Retriever) -> None:
-    with pytest.raises(ValueError, match=r"write add\(\[document\]\)"):
+    with pytest.raises(ValueError, match=r"give read_corpus\(…\), or \[document\]"):
         retriever.add(Document("a", "A.", "a"))  # type: ignore[arg-type]
+    for wrong in (None, "a", [None], ["a"], 3):
+        with pytest.raises(ValueError, match=r"is no list of documents|is no document; give wb"):
+            retriever.add(wrong)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=r"is no list of documents|is no document; give wb"):
+            build_retriever(wrong)  # type: ignore[arg-type]
+    for ids in (None, 3, [None], [Document("a", "A.")]):
+        with pytest.raises(ValueError, match=r"takes a list of ids|is no id of a document"):
+            retriever.delete(ids)  # type: ignore[arg-type]
+    for hit in (None, "pump.md", [], retriever.chunks[0]):
+        with pytest.raises(
+            ValueError, match=r"is no hit; give one of retriever\.search\('valve'\)"
+        ):
+            retriever.explain(hit, "valve")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"write delete\(\['pump'\]\)"):
         retriever.delete("pump")
 

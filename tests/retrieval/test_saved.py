@@ -784,7 +784,11 @@ def test_metadata_mean_the_same_in_memory_and_in_a_folder(tmp_path: Path) -> Non
             for r in (retriever, opened)
         ]
         assert found[0] == found[1] and "a" in found[0]
-    bad = Document("c", "C.", "", metadata={"when": date(2020, 1, 1)})
+    opened.add([Document("d", "D.", "", metadata={"when": date(2020, 1, 1)})])
+    hits = opened.search("A", mode="dense", where={"when": {"$lt": date(2020, 1, 2)}})
+    assert [hit.chunk.document_id for hit in hits] == ["d"]
+    assert opened.documents["d"].metadata == {"when": "2020-01-01"}
+    bad = Document("c", "C.", "", metadata={"when": object()})
     with pytest.raises(ValueError, match="metadata of document 'c' are no JSON values"):
         retriever.add([bad])
     with pytest.raises(ValueError, match="metadata of document 'c' are no JSON values"):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from workbench.cli import main
+from workbench.corpus.chunks import document_sentences
 from workbench.corpus.documents import Corpus, Document, Page, Section
 from workbench.corpus.readers import read_corpus
 from workbench.errors import CheckpointError
@@ -333,3 +334,67 @@ def test_what_files_say_of_themselves_can_be_asked_for(
     assert main(["search", "pump", "--index", str(index), "--where", *terms, "--json"]) == 0
     hits = json.loads(capsys.readouterr().out)["hits"]
     assert {hit["document"] for hit in hits} == {"new.md"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"diversity": "0.3"}, "diversity='0.3' is outside"),
+        ({"diversity": True}, "diversity=True is outside"),
+        ({"candidates": 2.5}, r"candidates=2\.5 is no number of candidates"),
+        ({"weights": [1, 2]}, r"weights=\[1, 2\] are none"),
+        ({"weights": {"dense": "2"}}, "weights={'dense': '2'} are none"),
+        ({"expand": "motor"}, "expand='motor' is no function"),
+        ({"reranker": "owner/name"}, r"give load_reranker\('owner/name'\)"),
+    ],
+)
+def test_options_of_the_wrong_kind_are_refused_when_they_are_made(
+    options: Any, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        SearchOptions(**options)
+
+
+def test_what_is_no_options_is_refused(market: Retriever) -> None:
+    for wrong in ("rank", {"fusion": "rank"}, SearchOptions):
+        with pytest.raises(ValueError, match="are none; give SearchOptions"):
+            market.search("fish", options=wrong)  # type: ignore[arg-type]
+    for others in (None, [5]):
+        with pytest.raises(ValueError, match="it must give a list of wordings"):
+            market.search("fish", options=SearchOptions(expand=lambda _, given=others: given))
+
+
+def test_a_chunk_is_found_by_every_page_that_it_touches(encoder: SentenceEncoder) -> None:
+    text = "One is short.\n\nTwo as well.\n\nThree ends it."
+    edges = [0, text.index("Two"), text.index("Three"), len(text)]
+    pages = tuple(Page(n + 1, edges[n], edges[n + 1]) for n in range(3))
+    plain = Document("b.txt", "No page here.")
+    retriever = build_retriever([Document("a.pdf", text, pages=pages), plain], encoder=encoder)
+    assert len(retriever) == 2
+    for where, found in (
+        ({"page": 1}, 1),
+        ({"page": 3}, 1),
+        ({"page": {"$gte": 2}}, 1),
+        ({"page": {"$in": [3, 9]}}, 1),
+        ({"page": 4}, 0),
+        ({"page": {"$exists": False}}, 1),
+    ):
+        assert len(retriever.search("short", where=where)) == found
+    alone = build_retriever([plain], encoder=encoder)
+    with pytest.raises(ValueError, match="no document has the field 'page'"):
+        alone.search("short", where={"page": 1})
+
+
+def test_front_matter_that_became_metadata_is_no_passage(
+    tmp_path: Path, encoder: SentenceEncoder
+) -> None:
+    (tmp_path / "a.md").write_text("---\nauthor: Ada\nlanguage: da-DK\n---\n# Pump\n\nIt failed.\n")
+    (tmp_path / "b.md").write_text("---\nauthor: [Ada\n---\n\nUnreadable above.\n")
+    corpus = read_corpus(tmp_path)
+    retriever = build_retriever(corpus, encoder=encoder)
+    texts = {c.document_id: c.text for c in retriever.chunks}
+    assert texts["a.md"] == "# Pump\n\nIt failed."
+    assert texts["b.md"].startswith("---\nauthor: [Ada")  # what was not read is still text
+    assert corpus["a"].language == "da" and corpus["a"].text.startswith("---\nauthor")
+    spans = document_sentences(corpus["a"])
+    assert [corpus["a"].text[a:b] for a, b in spans] == ["# Pump", "It failed."]

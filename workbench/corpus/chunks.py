@@ -12,6 +12,7 @@ from itertools import pairwise
 from workbench.corpus.documents import Document, Section
 from workbench.corpus.lines import fence_at
 from workbench.corpus.packing import Measure, pack_sentences
+from workbench.corpus.sections import FRONT_MATTER
 from workbench.corpus.sentences import Span, sentence_spans, sentences_between, trimmed_span
 from workbench.store import sha256_bytes
 
@@ -44,6 +45,8 @@ class Chunk:
 
 def chunk_document(document: Document, *, measure: Measure, max_tokens: int = 128) -> list[Chunk]:
     r"""Chunks of at most `max_tokens` tokens, in order, which together hold every character that is not space.
+
+    Front matter that became metadata is left out.
 
     A chunk holds whole sentences of one section, with the heading, and the bare headings right above it, in the chunk
     that follows them; where more than half of it is full it rather ends with a paragraph. Only a sentence that exceeds
@@ -89,7 +92,7 @@ def document_sentences(document: Document, start: int = 0, stop: int | None = No
     r"""Half-open spans of the sentences in ``document.text[start:stop]``, as offsets into the document's text.
 
     They are the sentences that :func:`chunk_document` saw, clipped to the span: how lines count follows from the
-    document's format, and what stands before `start` is taken into account.
+    document's format, and what stands before `start` is taken into account. Front matter that became metadata has none.
 
     >>> document = Document("a.csv", "x,y\n1,2\n", "a", format="csv")
     >>> document_sentences(document)
@@ -100,11 +103,13 @@ def document_sentences(document: Document, start: int = 0, stop: int | None = No
         raise ValueError(
             f"{start}:{stop} is no span of the {len(document.text)} characters of {document.id!r}"
         )
-    edges = _edges(document)
+    edges, front = _edges(document), _front_matter(document)
     spans: list[Span] = []
     for i in range(max(0, bisect_right(edges, start) - 1), len(edges) - 1):
         if edges[i] >= stop:
             break
+        if edges[i] < front:
+            continue
         first, last = max(edges[i], start), min(edges[i + 1], stop)
         limit = min(edges[i + 1], last + _CONTEXT_CHARACTERS)
         line_end = _LINE_END.search(document.text, last, limit)
@@ -119,10 +124,18 @@ def document_sentences(document: Document, start: int = 0, stop: int | None = No
 
 def _edges(document: Document) -> list[int]:
     """Offsets where sections begin or end, with both ends of the text: no sentence and no chunk crosses one."""
-    edges = {0, len(document.text)}
+    edges = {0, _front_matter(document), len(document.text)}
     for section in document.sections:
         edges |= {section.start, section.stop}
     return sorted(edges)
+
+
+def _front_matter(document: Document) -> int:
+    """Where the front matter that became metadata ends, 0 without any."""
+    if document.format != "markdown" or not document.metadata:
+        return 0
+    match = FRONT_MATTER.match(document.text)
+    return match.end() if match else 0
 
 
 def _sentences(document: Document, edge: int, start: int, stop: int) -> Iterator[Span]:
@@ -147,7 +160,10 @@ def _passages(document: Document) -> Iterator[list[Span]]:
     starting = {section.start: section for section in document.sections}
     headings: list[Span] = []
     owner: Section | None = None  # of the last of these headings
+    front = _front_matter(document)
     for start, stop in pairwise(_edges(document)):
+        if start < front:
+            continue
         spans = list(_sentences(document, start, start, stop))
         if headings and owner and start >= owner.stop:
             yield _joined(headings)

@@ -70,6 +70,13 @@ class Document:
     metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.id, str) or not self.id.strip():
+            raise ValueError(f"the id of a document is {self.id!r}; give it a name")
+        if not isinstance(self.text, str) or not isinstance(self.metadata, Mapping):
+            wrong = "text" if not isinstance(self.text, str) else "metadata"
+            raise ValueError(
+                f"the {wrong} of document {self.id!r} is {type(getattr(self, wrong)).__name__}"
+            )
         parts: tuple[Sequence[Section | Page], ...] = (self.sections, self.pages)
         for spans in parts:
             for i, span in enumerate(spans):
@@ -212,6 +219,10 @@ def id_named(name: str, ids: Collection[str]) -> str:
     >>> id_named("pump", ["manual/pump.md", "tides.txt"])
     'manual/pump.md'
     """
+    if not isinstance(name, str):
+        raise InputError(
+            f"{name!r} names no document; give an id, such as {next(iter(ids), 'pump.md')!r}"
+        )
     matches = [id for id in ids if id == name] or [id for id in ids if name in _stems(id)]
     if len(matches) == 1:
         return matches[0]

@@ -33,7 +33,9 @@ _INLINE = frozenset(
 _MAX_META = 200
 _AUTHORS = "citation_author dc.creator dcterms.creator author article:author"
 _KEYWORDS = "keywords citation_keywords dc.subject article:tag"
-_DATES = "citation_publication_date dc.date dcterms.date article:published_time date"
+_DATES = (
+    "citation_publication_date dc.date dcterms.date dcterms.created article:published_time date"
+)
 _DAY = re.compile(r"\s*\d{4}(?:([-/])\d{2}(?:\1\d{2})?)?(?=\s*\Z|[T ])")
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
 _SPACE = re.compile(r"[ \t\n\r\f]+")

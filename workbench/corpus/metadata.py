@@ -18,6 +18,7 @@ _MAX_YAML, _MAX_VALUES, _MAX_TEXT = 64_000, 1_000, 2_000
 _NOBODY = re.compile(
     r"\(?(?:anonymous|unknown|unspecified|author|user|python-docx)\)?\Z", re.IGNORECASE
 )
+_USUAL = frozenset({"title", "author", "date", "tags", "keywords", "language", "lang"})
 _BETWEEN_KEYWORDS = re.compile(r"\s*[,;\n]\s*")
 
 
@@ -38,12 +39,23 @@ def front_matter(text: str) -> tuple[dict[str, Any], str | None]:
         return {}, f"front matter not read (more than {_MAX_YAML:,} characters)"
     try:
         facts = yaml.safe_load(match[1])
-        return plain_metadata(facts if isinstance(facts, Mapping) else {}), None
+        return _usual(plain_metadata(facts if isinstance(facts, Mapping) else {})), None
     except RecursionError:
         return {}, "front matter not read (nested too deeply)"
     except (yaml.YAMLError, ValueError, TypeError, OverflowError) as error:
         said = str(getattr(error, "problem", None) or error).partition("\n")[0][:100]
         return {}, f"front matter not read ({said})"
+
+
+def _usual(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """`facts` with the fields that everybody has as all have them: small letters, lists, a year as text."""
+    found = {(n.casefold() if n.casefold() in _USUAL else n): value for n, value in facts.items()}
+    for name in ("tags", "keywords"):
+        if isinstance(found.get(name), str):
+            found[name] = keywords_of(found[name])
+    if isinstance(found.get("date"), int):
+        found["date"] = str(found["date"])
+    return found
 
 
 def plain_metadata(facts: Mapping[Any, Any]) -> dict[str, Any]:
@@ -95,7 +107,8 @@ def told_metadata(
     >>> told_metadata(author=["A. Smit", "B. Bakker"], keywords="pump; lock, gate", created=datetime(1998, 3, 1, 12))
     {'author': ['A. Smit', 'B. Bakker'], 'keywords': ['pump', 'lock', 'gate'], 'created': '1998-03-01'}
     """
-    names = [a for a in (author if isinstance(author, list | tuple) else [author]) if a]
+    told = author if isinstance(author, list | tuple) else re.split(r"\s*;\s*", str(author or ""))
+    names = [name for name in told if name]
     names = [name for name in names if not _NOBODY.match(str(name).strip())]
     facts = {
         "author": names if len(names) > 1 else next(iter(names), None),

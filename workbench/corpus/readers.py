@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from workbench.cancel import CancelToken, OnProgress, Progress
 from workbench.corpus.documents import Corpus, Document, Notice, Skipped, in_one_line
+from workbench.corpus.extracted import Extracted
 from workbench.corpus.folders import find_files, kind_of_special, reason_of
 from workbench.corpus.formats import extract, format_of
 from workbench.corpus.languages import language_of
@@ -75,7 +77,9 @@ class CorpusReader:
         progress: OnProgress | None = None,
         cancel: CancelToken | None = None,
     ) -> None:
-        self._asked = [paths] if isinstance(paths, str | Path) else list(paths)
+        self._asked = [paths] if isinstance(paths, str | Path) else list(paths or [])
+        if not all(isinstance(path, str | Path) and str(path) for path in self._asked):
+            raise ValueError(f"{paths!r} is no path to read; name a folder or a file")
         self._found = find_files([Path(path) for path in self._asked])
         self._max_bytes, self._progress, self._cancel = max_bytes, progress, cancel
         self.root = self._found.root
@@ -168,13 +172,22 @@ def _document(data: bytes, name: str, id: str, digest: str) -> tuple[Document, S
         title=extracted.title or first_heading or PurePosixPath(id).stem,
         sections=extracted.sections,
         pages=extracted.pages,
-        language=None if format in _WITHOUT_LANGUAGE else language_of(extracted.text),
+        language=None if format in _WITHOUT_LANGUAGE else _language(extracted),
         sha256=digest,
         encoding=extracted.encoding,
         format=format,
         metadata=extracted.metadata,
     )
     return document, extracted.notices
+
+
+def _language(extracted: Extracted) -> str | None:
+    """The language that the file names, else the one its words are likely of."""
+    told = extracted.metadata.get("language") or extracted.metadata.get("lang")
+    match = (
+        re.match(r"([a-z]{2,3})(?:[-_].*)?\Z", told.casefold()) if isinstance(told, str) else None
+    )
+    return match[1] if match else language_of(extracted.text)
 
 
 def _bytes_of(path: Path, max_bytes: int) -> bytes:

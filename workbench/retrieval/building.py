@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -182,9 +183,9 @@ def update_index(
     another and never held together, and files whose bytes are the same as before are not even extracted. Others that
     the index holds are removed, or kept with `keep_others`. Without a `recipe` it is that of ``build_retriever``.
 
-    With `keep_others` the ids of what was read from a folder are paths from the folder that the index was made of, as
-    long as that is there, so that no two files share one: ``manual/pump.md`` when the folder ``manual`` below it is
-    read, ``../more/pump.md`` when its neighbour ``more`` is.
+    With `keep_others` the ids of what was read from a folder are paths from the folder that the index was made of, so
+    that no two files share one: ``manual/pump.md`` when the folder ``manual`` below it is read, ``../more/pump.md``
+    when its neighbour ``more`` is.
 
     Readers see the old index until the new one is whole. When the process is killed, the next run finds again what was
     embedded but for at most one batch of 256 chunks. An index that was made with another recipe, or that is damaged, is
@@ -219,7 +220,7 @@ def update_index(
             sources = old.sources() if is_read_alike else {}
             found = documents.unless_known(lambda id: sources.get(names.of(id)))
         else:
-            found = ((document.id, document) for document in documents)
+            found = ((document.id, document) for document in each_document(documents))
 
         def changed() -> Iterator[Document]:
             for given, document in found:
@@ -404,12 +405,11 @@ class _Names:
 
 
 def root_of(folder: Path, manifest: Mapping[str, Any]) -> Path | None:
-    """The folder that ids in the index `folder` are relative to; None if it is not known or not there any more."""
+    """The folder that ids in the index `folder` are relative to, there or not; None if it is not known."""
     told = manifest.get("root")
     if not isinstance(told, str):
         return None
-    root = Path(os.path.realpath(os.path.join(os.path.realpath(folder), told)))
-    return root if root.is_dir() else None
+    return Path(os.path.realpath(os.path.join(os.path.realpath(folder), told)))
 
 
 def relative_root(folder: Path, root: Path | None) -> str | None:
@@ -490,6 +490,20 @@ def _cut(document: Document, recipe: Recipe) -> Cut:
     return Cut(document, chunks, texts, [embedding_key(text) for text in texts])
 
 
+def each_document(documents: Iterable[Document]) -> Iterator[Document]:
+    """The documents of a corpus or a list, one after another; ``ValueError`` for anything else."""
+    if isinstance(documents, Document | str) or not isinstance(documents, Iterable):
+        raise ValueError(
+            f"{documents!r} is no list of documents; give read_corpus(…), or [document]"
+        )
+    for document in documents:
+        if not isinstance(document, Document):
+            raise ValueError(
+                f"{document!r} is no document; give wb.Document(id, text) or read_corpus(…)"
+            )
+        yield document
+
+
 def with_plain_metadata(document: Document) -> Document:
     """The document with its metadata as JSON gives them back: what is found in memory is found in a folder.
 
@@ -501,12 +515,19 @@ def with_plain_metadata(document: Document) -> Document:
     if not document.metadata:
         return document
     try:
-        facts = json.loads(json.dumps(dict(document.metadata), allow_nan=False))
+        facts = json.loads(json.dumps(dict(document.metadata), allow_nan=False, default=_iso))
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"the metadata of document {document.id!r} are no JSON values: {error}"
         ) from error
     return document if facts == document.metadata else replace(document, metadata=facts)
+
+
+def _iso(value: Any) -> str:
+    """A day or time as text that compares as days do; ``TypeError`` for anything else."""
+    if isinstance(value, date):
+        return value.isoformat()
+    raise TypeError(f"{value!r} is no JSON value")
 
 
 def _whole(document: Document) -> Chunk:

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from fnmatch import translate
 from typing import Any
 
@@ -96,7 +97,7 @@ def matching_rows(where: Where, column: Callable[[str], Column], *, rows: int) -
 
 
 def plain_filter(where: Where) -> Where:
-    """`where` in lists, dicts and scalars of JSON: arrays, sets and NumPy's numbers become what they hold.
+    """`where` in lists, dicts and scalars of JSON: arrays, sets, NumPy's numbers and days become what they hold.
 
     >>> plain_filter({"year": {"$in": np.array([1998, 2004])}})
     {'year': {'$in': [1998, 2004]}}
@@ -113,6 +114,8 @@ def plain_filter(where: Where) -> Where:
             return [plain(part) for part in value]
         if value is None or isinstance(value, str | int | float | bool):
             return value
+        if isinstance(value, date):
+            return value.isoformat()
         raise ValueError(f"a filter holds {value!r}; it takes numbers, text, lists and dicts")
 
     found: Where = plain(_checked(where))

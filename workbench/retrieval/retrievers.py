@@ -25,6 +25,7 @@ from workbench.retrieval.building import (
     Tally,
     chosen_kind,
     commit_snapshot,
+    each_document,
     kind_of,
     prepared,
     recipe_of,
@@ -77,18 +78,30 @@ class SearchOptions:
     def __post_init__(self) -> None:
         if self.fusion not in ("rank", "score"):
             raise ValueError(f"fusion={self.fusion!r} is not known; use 'rank' or 'score'")
+        if not isinstance(self.weights, Mapping) or not all(map(_is_number, self.weights.values())):
+            raise ValueError(
+                f"weights={self.weights!r} are none; give a dict such as {{'dense': 2.0}}"
+            )
         unknown = self.weights.keys() - {"dense", "lexical"}
         if unknown:
             raise ValueError(
                 f"weights names {min(unknown)!r}; the voters are 'dense' and 'lexical'"
             )
-        if not 0 <= self.diversity <= 1:
+        if not _is_number(self.diversity) or not 0 <= self.diversity <= 1:
             raise ValueError(
-                f"diversity={self.diversity} is outside 0 (relevance alone) to 1 (variety alone)"
+                f"diversity={self.diversity!r} is outside 0 (relevance alone) to 1 (variety alone)"
             )
-        if self.candidates is not None and self.candidates < 1:
+        if self.candidates is not None and (
+            not isinstance(self.candidates, int) or self.candidates < 1
+        ):
             raise ValueError(
-                f"candidates={self.candidates} is no number of candidates; ask for 1 or more"
+                f"candidates={self.candidates!r} is no number of candidates; ask for 1 or more"
+            )
+        if self.expand is not None and not callable(self.expand):
+            raise ValueError(f"expand={self.expand!r} is no function of a question")
+        if self.reranker is not None and not hasattr(self.reranker, "score"):
+            raise ValueError(
+                f"reranker={self.reranker!r} is none; give load_reranker({str(self.reranker)!r})"
             )
 
 
@@ -243,6 +256,8 @@ class Retriever:
         'cod.md'
         """
         snapshot, chosen = self._snapshot, options or SearchOptions()
+        if not isinstance(chosen, SearchOptions):
+            raise ValueError(f"options={options!r} are none; give SearchOptions(fusion='rank', …)")
         mode = mode or self.mode
         if mode not in VOTERS:
             raise ValueError(f"mode={mode!r} is not known; use 'dense', 'lexical' or 'hybrid'")
@@ -314,6 +329,8 @@ class Retriever:
         ['failed', 'valve', 'which']
         """
         _refuse_empty(question)
+        if not isinstance(hit, Hit):
+            raise ValueError(f"{hit!r} is no hit; give one of retriever.search({question!r})")
         snapshot = self._snapshot
         row = next(
             (
@@ -352,9 +369,7 @@ class Retriever:
 
         Only what was not embedded before is embedded now. `progress` is told of each document and each batch.
         """
-        if isinstance(documents, Document):
-            raise ValueError("add takes a list of documents; write add([document])")
-        given = [with_plain_metadata(document) for document in documents]
+        given = [with_plain_metadata(document) for document in each_document(documents)]
         _refuse_duplicates(given)
         with self._changing:
             old = self._snapshot
@@ -401,9 +416,11 @@ class Retriever:
         InputError
             One of them is not there, and `missing` does not say to pass over it: nothing is deleted.
         """
-        if isinstance(ids, str):
+        if isinstance(ids, str) or not isinstance(ids, Iterable):
             raise ValueError(f"delete takes a list of ids; write delete([{ids!r}])")
         wanted = list(dict.fromkeys(ids))
+        if wrong := [id for id in wanted if not isinstance(id, str)]:
+            raise ValueError(f"{wrong[0]!r} is no id of a document")
         with self._changing:
             old = self._snapshot
             if missing == "error":
@@ -462,7 +479,7 @@ class Retriever:
         wordings = [question]
         if options.expand is not None:
             others = options.expand(question)
-            if isinstance(others, str):
+            if isinstance(others, str) or not _are_texts(others):
                 raise ValueError(f"expand gave {others!r}; it must give a list of wordings")
             wordings += [t for t in dict.fromkeys(others) if t.strip() and t != question]
         is_plain = len(VOTERS[mode]) * len(wordings) == 1
@@ -532,7 +549,7 @@ class Retriever:
 
 
 def build_retriever(
-    corpus: Corpus,
+    corpus: Corpus | Sequence[Document],
     *,
     mode: Mode = "hybrid",
     encoder: Encoder | None = None,
@@ -547,7 +564,7 @@ def build_retriever(
     Parameters
     ----------
     corpus
-        What ``read_corpus`` returned.
+        What ``read_corpus`` returned, or a list of documents.
     mode
         Which parts are built: vectors (dense), words (lexical) or both (hybrid).
     encoder
@@ -575,7 +592,7 @@ def build_retriever(
     """
     gpu = _scanner(device)
     recipe = Recipe(given_encoder(encoder), mode, max_tokens, index)
-    documents = [with_plain_metadata(document) for document in corpus]
+    documents = [with_plain_metadata(document) for document in each_document(corpus)]
     _refuse_duplicates(documents)
     made = prepared(
         documents,
@@ -593,8 +610,10 @@ def build_retriever(
     snapshot = Snapshot([segment], dim=recipe.dim)
     if "lexical" in VOTERS[mode]:
         snapshot.lexical()
-    root = Path(os.path.realpath(corpus.root)) if corpus.root else None
-    return Retriever(snapshot, recipe=recipe, root=root, gpu=gpu)
+    root = getattr(corpus, "root", "")
+    return Retriever(
+        snapshot, recipe=recipe, root=Path(os.path.realpath(root)) if root else None, gpu=gpu
+    )
 
 
 def open_retriever(
@@ -692,6 +711,14 @@ def _votes(
             share = shares[number][row] if shares else None
             votes.setdefault(row, []).append(Vote(voter, rank, score, query, share))
     return votes
+
+
+def _are_texts(values: object) -> bool:
+    return isinstance(values, Iterable) and all(isinstance(value, str) for value in values)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _refuse_empty(question: str) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from workbench.corpus.chunks import Chunk
 from workbench.corpus.documents import Document
+from workbench.markup import counted
 from workbench.retrieval.filters import (
     Column,
     Where,
@@ -283,7 +284,10 @@ class Snapshot:
 
     def _made_column(self, name: str) -> Column:
         if name in _OF_CHUNK:
-            return Column.of(self._of_chunk(name, row) for row in range(len(self.alive)))
+            column = Column.of(self._of_chunk(name, row) for row in range(len(self.alive)))
+            if len(self) and not column.values:
+                raise unknown_field(name, self.fields())
+            return column
         if name in _OF_DOCUMENT:
             values = [d.id if name == "document" else getattr(d, name) for d in self._outlines]
         else:
@@ -301,14 +305,19 @@ class Snapshot:
         chunk = self._chunk(row)
         document = self.document(int(self.document_of_row[row]))
         if name == "page":
-            page = document.page_at(chunk.start)
-            return None if page is None else page.number
+            pages = [document.page_at(place) for place in (chunk.start, chunk.stop - 1)]
+            numbers = [page.number for page in pages if page is not None]
+            several = [*range(numbers[0], numbers[-1] + 1)] if numbers else [None]
+            return several if len(several) > 1 else several[0]
         return headings_above(document, chunk) or None
 
 
 class _Documents(Mapping[str, Document]):
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
+
+    def __repr__(self) -> str:
+        return f"{counted(len(self), 'document')} by id; next: ['…'], .values()"
 
     def __len__(self) -> int:
         return len(self._snapshot.numbers)
