@@ -118,13 +118,17 @@ class Reference:
         logits = x @ self.w[f"{name}.router.weight"].T
         out = np.zeros_like(x)
         for t, row in enumerate(logits):
-            experts, gates = sparsemixer(row, self.config.router_jitter_noise)
+            experts, gates = self.route(layer, t, row)
             routes.append((layer, t, experts, gates))
             self.router_logits[layer, t] = row
             for expert, gate in zip(experts, gates, strict=True):
                 a, b = np.split(self.w[f"{name}.experts.gate_up_proj"][expert] @ x[t], 2)
                 out[t] += gate * (self.w[f"{name}.experts.down_proj"][expert] @ (silu(a) * b))
         return out
+
+    def route(self, layer: int, token: int, row: np.ndarray) -> tuple[list[int], list[float]]:
+        """The experts and gates of one token; tests put others in its place."""
+        return sparsemixer(row, self.config.router_jitter_noise)
 
     def forward(self, ids: list[int], *, long: bool) -> tuple[np.ndarray, list]:
         """Logits [tokens, vocabulary] and the routes (layer, token, experts, gates)."""

@@ -126,6 +126,10 @@ def test_a_generator_gives_logits_where_they_are_asked_for(small_prompts, tiny_m
             traces.append(found)
         plain, with_logits = traces
         assert plain.router_logits is None
+        for trace in traces:  # all but the last token, those of a cached prefix too
+            assert trace.routed[:-1].all() and trace.routed[-1] == (how == "read")
+        if how != "read":
+            assert not with_logits.router_logits[-1].any() and not plain.experts[-1].any()
         np.testing.assert_array_equal(plain.experts, with_logits.experts)
         logits = with_logits.router_logits[with_logits.routed].astype(float)
         np.testing.assert_array_equal(

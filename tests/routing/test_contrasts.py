@@ -86,6 +86,23 @@ def test_the_interval_covers_the_truth() -> None:
     assert 0.88 <= covered / 200 <= 0.98
 
 
+@pytest.mark.parametrize("is_paired", [False, True])
+def test_the_interval_is_that_of_the_standard_error(is_paired: bool) -> None:
+    generator = np.random.default_rng(6)
+    draws = (generator.random((80, 50)) < generator.beta(5, 5, 80)[:, None]).astype(int)
+    clusters, is_x = np.arange(80), np.arange(80) % 2 == 0
+    numbers = clusters // 2 if is_paired else clusters
+    groups = np.repeat(is_x, 50), np.repeat(numbers, 50)
+    options = {"n_experts": 2, "permutations": 1, "resamples": 20_000}
+    found = contrast(draws.reshape(-1, 1, 1), *groups, **options)
+    means = draws.mean(axis=1)
+    x, y = means[is_x], means[~is_x]
+    variance = (x - y).var() / 40 if is_paired else x.var() / 40 + y.var() / 40
+    half = 1.96 * np.sqrt(variance)
+    assert (found.high - found.low)[0, 1] / 2 == pytest.approx(half, rel=0.05)
+    assert (found.high + found.low)[0, 1] / 2 == pytest.approx((x - y).mean(), abs=0.1 * half)
+
+
 def test_shuffled_labels_are_seldom_called_different() -> None:
     """The false discovery rate of 200 runs without any difference: a run is false if any cell is called different."""
     generator = np.random.default_rng(3)
@@ -113,6 +130,7 @@ def test_a_planted_difference_is_found_and_nothing_else() -> None:
     found = contrast(experts, clusters < 12, clusters, n_experts=8)
     called = {tuple(cell) for cell in np.argwhere(found.q_values <= 0.05).tolist()}
     assert (1, 3) in called and all(layer == 1 for layer, _ in called)
+    assert found.p_values.min() >= 1 / 10_000  # never zero
     top = found.to_frame().iloc[0]
     assert (top.layer, top.expert) == (1, 3) and top.low > 0 and "cells differ" in repr(found)
 

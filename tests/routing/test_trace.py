@@ -148,8 +148,8 @@ def test_the_frames_tell_each_token_and_each_choice(trace):
     assert frame.phase.tolist() == ["prefill"] * 30 + ["decode"] * 10
     assert frame["rank"].isna().sum() == 15 and frame.document.isna().sum() == 15
     assert frame[["start", "stop"]].loc[3].tolist() == [6, 7]
-    assert frame[["document_start", "document_stop"]].loc[[5, 6, 15, 29]].values.tolist() == [
-        [3, 4], [5, 6], [0, 1], [28, 29],
+    assert frame[["document_start", "document_stop"]].loc[[5, 6, 14, 15, 29]].values.tolist() == [
+        [3, 4], [5, 6], [20, 20], [0, 1], [28, 29],
     ]  # fmt: skip
     choices = trace.choices_frame()
     assert len(choices) == 39 * 5 * 2 and not (choices.position == 39).any()

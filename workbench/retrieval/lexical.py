@@ -256,8 +256,11 @@ class _Numbers:
 
 def _mapped(path: Path) -> NDArray[Any]:
     """An array in a file, mapped into memory unless it is empty."""
-    found: NDArray[Any] = np.load(path, allow_pickle=False)
-    return np.load(path, mmap_mode="r", allow_pickle=False) if found.size else found
+    try:
+        found: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError:  # an empty one cannot be mapped, a damaged one cannot be loaded either
+        found = np.load(path, allow_pickle=False)
+    return found
 
 
 def words(text: str) -> list[str]:

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
@@ -92,7 +93,7 @@ class SearchOptions:
                 f"diversity={self.diversity!r} is outside 0 (relevance alone) to 1 (variety alone)"
             )
         if self.candidates is not None and (
-            not isinstance(self.candidates, int) or self.candidates < 1
+            not isinstance(self.candidates, Integral) or self.candidates < 1
         ):
             raise ValueError(
                 f"candidates={self.candidates!r} is no number of candidates; ask for 1 or more"
@@ -718,7 +719,7 @@ def _are_texts(values: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _refuse_empty(question: str) -> None:

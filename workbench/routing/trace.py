@@ -291,7 +291,8 @@ def _in_document(
     if source is None:
         return None, None
     shift = source.start - source.prompt_start
-    return max(source.start, start + shift), min(source.stop, stop + shift)
+    first, last = (min(max(place + shift, source.start), source.stop) for place in (start, stop))
+    return first, last
 
 
 def _digest(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> str:

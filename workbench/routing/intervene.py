@@ -1,0 +1,193 @@
+"""Use other experts than the router would: ban, drop, force or bias them, in some layers and for some tokens.
+
+Everything happens where sparsemixer decides, in the space of its raw logits; it runs again on what was changed, so that
+gates stay what the model would make of them. Nothing of the weights is touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+from weakref import WeakSet
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workbench.routing.capture import find_routers
+
+if TYPE_CHECKING:
+    import torch
+
+Action = Literal["ban", "drop", "force", "bias"]
+_intervened: WeakSet[Any] = WeakSet()  # models that are being intervened in
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """One change to the use of one expert, in `layers` or in all of them (None).
+
+    ``ban``: it cannot be chosen; the next best is, with the gate that sparsemixer gives it. ``drop``: where it is
+    chosen its output counts nothing, and nothing takes its place. ``force``: every token uses it, in place of its
+    second choice where it had not chosen it, with a gate of 1. ``bias``: `amount` is added to its logit.
+
+    >>> Edit("ban", expert=3, layers=(0, 2))
+    Edit(action='ban', expert=3, layers=(0, 2), amount=0.0)
+    """
+
+    action: Action
+    expert: int
+    layers: tuple[int, ...] | None = None
+    amount: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.action not in get_args(Action):
+            known = ", ".join(get_args(Action))
+            raise ValueError(f"action={self.action!r} is not known; use one of {known}")
+        if not np.isfinite(self.amount) or (self.amount and self.action != "bias"):
+            raise ValueError(f"amount={self.amount} is for 'bias' alone, a finite number")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenMask:
+    """Which tokens of a sequence are meant: `inside` [tokens] for the first ones, `beyond` for all after them."""
+
+    inside: NDArray[np.bool_]
+    beyond: bool = False
+
+    def at(self, start: int, stop: int) -> NDArray[np.bool_]:
+        """Whether the tokens from `start` to `stop` are meant: [stop - start].
+
+        >>> TokenMask(np.array([True, False]), beyond=True).at(1, 4).tolist()
+        [False, True, True]
+        """
+        found = np.full(stop - start, self.beyond)
+        known = self.inside[start:stop]
+        found[: len(known)] = known
+        return found
+
+
+@contextlib.contextmanager
+def intervened(
+    model: Any, edits: Sequence[Edit], *, tokens: TokenMask | None = None
+) -> Iterator[None]:
+    """Within the block the routers of `model` decide as `edits` say, for `tokens` or for all.
+
+    Raises
+    ------
+    ValueError
+        The model is dense, another intervention is under way, an expert or layer does not exist, or fewer than two
+        experts would be left in a layer.
+    """
+    routers = find_routers(model)
+    if not routers:
+        raise ValueError(
+            f"{type(model).__name__} has no sparsemixer router: it cannot be intervened in"
+        )
+    if model in _intervened:
+        raise ValueError("this model is being intervened in already; give all edits together")
+    by_layer = [
+        [edit for edit in edits if edit.layers is None or layer in edit.layers]
+        for layer in range(len(routers))
+    ]
+    _check(edits, by_layer, int(model.config.num_local_experts))
+    call = _Call(tokens)
+    handles: list[Any] = []
+    _intervened.add(model)
+    try:
+        if tokens is not None:
+            handles.append(model.model.register_forward_pre_hook(call.begin, with_kwargs=True))
+        for router, own in zip(routers, by_layer, strict=True):
+            if own:
+                # before any recorder, which is to see what was decided
+                handles.append(router.register_forward_hook(_Hook(own, call), prepend=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        _intervened.discard(model)
+
+
+class _Call:
+    """Which of the tokens that are fed now are meant."""
+
+    def __init__(self, tokens: TokenMask | None) -> None:
+        self._tokens = tokens
+        self.rows: torch.Tensor | None = None  # [tokens fed], None for all
+
+    def begin(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        import torch
+
+        assert self._tokens is not None
+        ids: torch.Tensor = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
+        if len(ids) > 1:
+            raise ValueError(
+                "an intervention in some tokens is for one sequence at a time; intervene in all, or use generate"
+            )
+        cache = kwargs.get("past_key_values")
+        start = int(cache.get_seq_length()) if cache is not None else 0
+        rows = self._tokens.at(start, start + ids.shape[1])
+        self.rows = torch.from_numpy(rows).to(ids.device)
+
+
+class _Hook:
+    """What happens to one router's answer."""
+
+    def __init__(self, edits: Sequence[Edit], call: _Call) -> None:
+        self._edits, self._call = edits, call
+
+    def __call__(self, router: Any, _args: Any, output: tuple[torch.Tensor, ...]) -> Any:
+        import torch
+        from transformers.models.phimoe.modeling_phimoe import sparsemixer
+
+        raw, weights, experts = output
+        logits = raw.clone()
+        for edit in self._edits:
+            if edit.action == "ban":
+                logits[:, edit.expert] = float("-inf")
+            elif edit.action == "bias":
+                logits[:, edit.expert] += edit.amount
+        new_weights, new_experts = sparsemixer(  # type: ignore[no-untyped-call]
+            logits, jitter_eps=router.router_jitter_noise, training=False, top_k=router.top_k
+        )
+        for edit in self._edits:
+            if edit.action == "force":
+                is_missing = (new_experts != edit.expert).all(dim=1)
+                new_experts[is_missing, -1] = edit.expert
+                new_weights[is_missing, -1] = 1.0
+        for edit in self._edits:
+            if edit.action == "drop":
+                new_weights = new_weights.masked_fill(new_experts == edit.expert, 0.0)
+        if self._call.rows is None:
+            return logits, new_weights, new_experts
+        rows = self._call.rows[:, None]
+        return (
+            torch.where(rows, logits, raw),
+            torch.where(rows, new_weights, weights),
+            torch.where(rows, new_experts, experts),
+        )
+
+
+def _check(edits: Sequence[Edit], by_layer: Sequence[Sequence[Edit]], n_experts: int) -> None:
+    if not edits:
+        raise ValueError("no edit is given; nothing would change")
+    for edit in edits:
+        if not 0 <= edit.expert < n_experts:
+            raise ValueError(f"{edit} names no expert; there are 0 to {n_experts - 1}")
+        for layer in edit.layers or ():
+            if not 0 <= layer < len(by_layer):
+                raise ValueError(f"{edit} names no layer; there are 0 to {len(by_layer) - 1}")
+    for layer, own in enumerate(by_layer):
+        banned = {edit.expert for edit in own if edit.action == "ban"}
+        if n_experts - len(banned) < 2:
+            raise ValueError(
+                f"{len(banned)} of {n_experts} experts would be banned in layer {layer}; two must be left"
+            )
+        forced = {edit.expert for edit in own if edit.action == "force"}
+        if len(forced) > 1:
+            raise ValueError(f"{len(forced)} experts would be forced in layer {layer}; one can be")
+        if forced & banned:
+            raise ValueError(
+                f"expert {min(forced)} would be both forced and banned in layer {layer}"
+            )
