@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import numpy as np
 import pytest
 
+from workbench.generation.prompts import build_prompt
 from workbench.routing.capture import RoutingRecorder, find_routers
 from workbench.routing.intervene import Edit, TokenMask, intervened
 
@@ -183,6 +187,58 @@ def small_prompt(tiny_moe):
     from workbench.generation.prompts import plain_prompt
 
     return plain_prompt("Which valve leaked? " * 5, tokenizer=tiny_moe.tokenizer, budget_tokens=900)
+
+
+@pytest.mark.parametrize("segment", ["question", "evidence", "evidence 2", "answer"])
+def test_a_generator_edits_the_segment_it_is_told(small_retriever, tiny_moe, busiest, segment):
+    prompt = build_prompt(
+        "Which valve leaked?",
+        small_retriever.search("valve", k=2),
+        documents=small_retriever.documents,
+        tokenizer=tiny_moe.tokenizer,
+        budget_tokens=900,
+    )
+    with tiny_moe.intervened([Edit("ban", busiest)], prompt=prompt, segment=segment):
+        for found in (
+            tiny_moe.generate(prompt, max_new_tokens=8).routing,
+            tiny_moe.quote(prompt).routing,
+        ):
+            assert not found.counts(segment)[:, busiest].any()
+            others = found.routed & ~found.rows(segment)
+            assert (found.experts[others][:, 0] == busiest).any()
+    with pytest.raises(ValueError, match="no segment 'evidences'; there are template"):
+        with tiny_moe.intervened([Edit("ban", 1)], prompt=prompt, segment="evidences"):
+            pass
+    with tiny_moe.intervened([Edit("ban", 1)]):
+        with pytest.raises(ValueError, match="take another context before or after"):
+            tiny_moe.with_context(512)
+    with pytest.raises(ValueError, match="give prompt and segment together"):
+        with tiny_moe.intervened([Edit("ban", 1)], segment="question"):
+            pass
+    assert all(not router._forward_hooks for router in find_routers(tiny_moe.model))
+
+
+def test_an_intervention_waits_for_an_answer_of_another_thread(tiny_moe, small_prompt):
+    entered, order = threading.Event(), []
+
+    def on_text(text):
+        if not entered.is_set():
+            entered.set()
+            time.sleep(0.3)
+        order.append("text")
+
+    def answer():
+        found.append(tiny_moe.generate(small_prompt, max_new_tokens=12, on_text=on_text))
+
+    found = []
+    alone = tiny_moe.generate(small_prompt, max_new_tokens=12)
+    thread = threading.Thread(target=answer)
+    thread.start()
+    entered.wait(20)
+    with tiny_moe.intervened([Edit("ban", 0), Edit("ban", 1)]):
+        order.append("edited")
+    thread.join()
+    assert order[-1] == "edited" and found[0].token_ids == alone.token_ids
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,7 @@ from workbench.generation.quoting import decode_quotes
 from workbench.generation.results import CacheReport, Candidate, FinishReason, Generation, Timing
 from workbench.generation.sequences import Pace, TokenSequence, Turn, open_sequence, weights_key
 from workbench.routing.capture import Choices, RoutingRecorder, TokenTable
+from workbench.routing.intervene import Edit, TokenMask, intervened, is_intervened
 from workbench.routing.trace import RoutingTrace, TracedSource
 
 log = logging.getLogger("workbench")
@@ -111,6 +112,10 @@ class Generator:
         if not plan.fits:
             raise DoesNotFit(plan.refusal)
         self.prefixes.suggest_budget(plan.prefix_bytes)
+        if is_intervened(self.model):
+            raise ValueError(
+                "experts are being intervened in: take another context before or after"
+            )
         with self._turn.taken():  # hooks of a running call must not be copied
             tensors = [*self.model.parameters(), *self.model.buffers()]
             model = copy.deepcopy(self.model, {id(tensor): tensor for tensor in tensors})
@@ -298,6 +303,50 @@ class Generator:
             choices = sequence.choices(ids)
         assert choices is not None  # recorded, for it is a MoE
         return self._trace(prompt, (), choices, np.zeros(0, dtype=np.float32))
+
+    @contextlib.contextmanager
+    def intervened(
+        self, edits: Sequence[Edit], *, prompt: Prompt | None = None, segment: str | None = None
+    ) -> Iterator[None]:
+        """Within the block experts are used as `edits` say: for every token, or for those of a segment of `prompt`.
+
+        `segment` is "question", "evidence", "evidence 3", "answer" (all that is generated), … and needs the `prompt`
+        that will be answered. What is computed within is never reused outside, nor the other way round. Raises
+        ``ValueError`` for a dense model, an unknown segment, or edits that cannot be made together.
+
+        >>> from workbench.generation.loading import load_generator
+        >>> from workbench.generation.prompts import plain_prompt
+        >>> from workbench.routing.intervene import Edit
+        >>> generator = load_generator("pocket")
+        >>> prompt = plain_prompt("Which valve leaked?", tokenizer=generator.tokenizer, budget_tokens=100)
+        >>> with generator.intervened([Edit("ban", expert=3)]):
+        ...     trace = generator.read(prompt)
+        >>> trace.counts()[:, 3].tolist()
+        [0, 0, 0, 0, 0]
+        """
+        if (prompt is None) != (segment is None):
+            raise ValueError(
+                "give prompt and segment together, or neither to intervene in every token"
+            )
+        tokens = None
+        if prompt is not None and segment is not None:
+            codes, names = prompt.segment_codes()
+            own = [
+                n
+                for n, name in enumerate(names)
+                if name == segment or name.startswith(f"{segment} ")
+            ]
+            if not own and segment != "answer":
+                raise ValueError(f"no segment {segment!r}; there are {', '.join(names)}, answer")
+            tokens = TokenMask(np.isin(codes, own), beyond=segment == "answer")
+        with contextlib.ExitStack() as stack:
+            with self._turn.taken():  # not in the middle of another thread's answer
+                stack.enter_context(intervened(self.model, edits, tokens=tokens))
+            try:
+                yield
+            finally:
+                with self._turn.taken():
+                    stack.close()
 
     def cache_bytes(self, tokens: int, decoding: Decoding | None = None) -> int:
         """Bytes that the keys and values of `tokens` tokens take where the model computes."""

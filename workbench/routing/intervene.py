@@ -85,7 +85,7 @@ def intervened(
         raise ValueError(
             f"{type(model).__name__} has no sparsemixer router: it cannot be intervened in"
         )
-    if model in _intervened:
+    if is_intervened(model):
         raise ValueError("this model is being intervened in already; give all edits together")
     by_layer = [
         [edit for edit in edits if edit.layers is None or layer in edit.layers]
@@ -107,6 +107,11 @@ def intervened(
         for handle in handles:
             handle.remove()
         _intervened.discard(model)
+
+
+def is_intervened(model: Any) -> bool:
+    """Whether an intervention in `model` is under way: a copy of it would keep the hooks."""
+    return model in _intervened
 
 
 class _Call:
