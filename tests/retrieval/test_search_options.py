@@ -381,7 +381,7 @@ def test_a_chunk_is_found_by_every_page_that_it_touches(encoder: SentenceEncoder
     ):
         assert len(retriever.search("short", where=where)) == found
     alone = build_retriever([plain], encoder=encoder)
-    with pytest.raises(ValueError, match="no document has the field 'page'"):
+    with pytest.raises(ValueError, match="no document has the field 'page'; the fields are docu"):
         alone.search("short", where={"page": 1})
 
 

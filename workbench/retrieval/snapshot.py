@@ -286,7 +286,7 @@ class Snapshot:
         if name in _OF_CHUNK:
             column = Column.of(self._of_chunk(name, row) for row in range(len(self.alive)))
             if len(self) and not column.values:
-                raise unknown_field(name, self.fields())
+                raise unknown_field(name, {*self.fields()} - {name})
             return column
         if name in _OF_DOCUMENT:
             values = [d.id if name == "document" else getattr(d, name) for d in self._outlines]
