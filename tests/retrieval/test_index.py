@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from workbench.errors import IndexUnusable, InputError
 from workbench.retrieval.index import VectorIndex, VectorSegment, build_segment, checked_vectors
 from workbench.retrieval.index_structures import (
+    _NO_ROW,
     KINDS,
     Effort,
     GpuScanner,
@@ -22,6 +23,7 @@ from workbench.retrieval.index_structures import (
     Ranking,
     Structure,
     _away,
+    _without,
     build_structure,
     choose_kind,
     scan,
@@ -162,6 +164,12 @@ def test_tuning_asks_as_far_from_the_vectors_as_questions_are() -> None:
     steps = away - vectors[rows]
     np.testing.assert_allclose(np.linalg.norm(steps, axis=1), 3 * 1.15, rtol=1e-5)
     assert abs(np.corrcoef(steps) - np.eye(100)).max() < 0.5  # each another way
+
+
+def test_a_query_that_is_no_row_leaves_out_the_last_neighbour_alone() -> None:
+    found = Ranking(np.array([[3, 2, 1]], dtype=np.float32), np.array([[0, 5, 2]]))
+    assert _without(found, np.array([_NO_ROW]), 2).rows.tolist() == [[0, 5]]
+    assert _without(found, np.array([0]), 2).rows.tolist() == [[5, 2]]
 
 
 def test_twice_the_effort_for_nothing_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
