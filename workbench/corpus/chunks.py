@@ -103,13 +103,11 @@ def document_sentences(document: Document, start: int = 0, stop: int | None = No
         raise ValueError(
             f"{start}:{stop} is no span of the {len(document.text)} characters of {document.id!r}"
         )
-    edges, front = _edges(document), _front_matter(document)
+    edges = _edges(document)
     spans: list[Span] = []
     for i in range(max(0, bisect_right(edges, start) - 1), len(edges) - 1):
         if edges[i] >= stop:
             break
-        if edges[i] < front:
-            continue
         first, last = max(edges[i], start), min(edges[i + 1], stop)
         limit = min(edges[i + 1], last + _CONTEXT_CHARACTERS)
         line_end = _LINE_END.search(document.text, last, limit)
@@ -123,19 +121,17 @@ def document_sentences(document: Document, start: int = 0, stop: int | None = No
 
 
 def _edges(document: Document) -> list[int]:
-    """Offsets where sections begin or end, with both ends of the text: no sentence and no chunk crosses one."""
-    edges = {0, _front_matter(document), len(document.text)}
+    """Offsets where sections begin or end, with both ends of the text: no sentence and no chunk crosses one.
+
+    The text begins behind front matter that became metadata.
+    """
+    is_told = document.format == "markdown" and bool(document.metadata)
+    match = FRONT_MATTER.match(document.text) if is_told else None
+    first = match.end() if match else 0
+    edges = {first, len(document.text)}
     for section in document.sections:
-        edges |= {section.start, section.stop}
+        edges |= {max(first, section.start), max(first, section.stop)}
     return sorted(edges)
-
-
-def _front_matter(document: Document) -> int:
-    """Where the front matter that became metadata ends, 0 without any."""
-    if document.format != "markdown" or not document.metadata:
-        return 0
-    match = FRONT_MATTER.match(document.text)
-    return match.end() if match else 0
 
 
 def _sentences(document: Document, edge: int, start: int, stop: int) -> Iterator[Span]:
@@ -160,10 +156,7 @@ def _passages(document: Document) -> Iterator[list[Span]]:
     starting = {section.start: section for section in document.sections}
     headings: list[Span] = []
     owner: Section | None = None  # of the last of these headings
-    front = _front_matter(document)
     for start, stop in pairwise(_edges(document)):
-        if start < front:
-            continue
         spans = list(_sentences(document, start, start, stop))
         if headings and owner and start >= owner.stop:
             yield _joined(headings)

@@ -40,9 +40,8 @@ from workbench.retrieval.index_structures import (
 _EXACT_SUBSET = 100_000  # rows that a filter leaves and that are still scanned one by one
 _SOME_DEAD = 0.05  # share of deleted rows beyond which a structure is told of them
 _SPARE = 8  # rows fetched beyond those wanted where some of them were deleted
-_PACKED_BYTES = (
-    1 << 25
-)  # of vectors that are copied side by side to be scanned at once: 21,845 of 384 dimensions
+# Of vectors that are copied side by side to be scanned at once: 21,845 of 384 dimensions
+_PACKED_BYTES = 1 << 25
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)

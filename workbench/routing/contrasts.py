@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from workbench.routing.statistics import group_counts
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -159,12 +161,9 @@ def _usage(
     """The usage [layers, experts] of each cluster: shares of its tokens."""
     if not len(experts):
         return {}
-    layers = experts.shape[1]
     names, number = np.unique(clusters, return_inverse=True)
-    row = number[:, None, None] * layers + np.arange(layers)[None, :, None]
-    place = row * n_experts + experts
-    counts = np.bincount(place.reshape(-1), minlength=len(names) * layers * n_experts)
-    shares = counts.reshape(len(names), layers, n_experts) / np.bincount(number)[:, None, None]
+    counts = group_counts(experts, number, n_groups=len(names), n_experts=n_experts)
+    shares = counts / np.bincount(number)[:, None, None]
     return dict(zip(names.tolist(), shares, strict=True))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from workbench.routing.statistics import shannon_bits
+from workbench.routing.statistics import expert_counts, shannon_bits
 
 _BLOCK = 1 << 14  # tokens that are counted at once
 
@@ -138,7 +138,7 @@ def locality(
     for one in range(k):
         for other in range(k):
             shared |= experts[after, :, one] == experts[after - 1, :, other]
-    counts = _counted(first[:, :, None], n_experts).astype(np.float64)
+    counts = expert_counts(first[:, :, None], n_experts).astype(np.float64)
     pairs = tokens * (tokens - 1)
     same = (counts * (counts - 1)).sum(axis=1) / max(pairs, 1)
     return Locality(
@@ -209,13 +209,6 @@ def _meeting_by_chance(experts: NDArray[np.integer], n_experts: int) -> NDArray[
         pairs = counts @ meets @ counts - tokens  # less each token with itself
         found[layer] = pairs / max(tokens * (tokens - 1), 1)
     return found
-
-
-def _counted(experts: NDArray[np.integer], n_experts: int) -> NDArray[np.int64]:
-    layers = experts.shape[1]
-    place = experts.astype(np.int64) + n_experts * np.arange(layers)[None, :, None]
-    counts = np.bincount(place.reshape(-1), minlength=layers * n_experts)
-    return counts.reshape(layers, n_experts)
 
 
 def _check(experts: NDArray[np.integer], n_experts: int) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from workbench.routing.statistics import shannon_bits
+from workbench.routing.statistics import group_counts, shannon_bits
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,7 +85,12 @@ def specialization(
         )
     n_groups = int(groups.max()) + 1
     rng = np.random.default_rng(seed)
-    observed = jensen_shannon_bits(_counts(experts, groups, n_groups, n_experts))
+
+    def usage_divergence(labels: NDArray[np.integer]) -> NDArray[np.float64]:
+        counts = group_counts(experts, labels, n_groups=n_groups, n_experts=n_experts)
+        return jensen_shannon_bits(counts.astype(np.float64))
+
+    observed = usage_divergence(groups)
     if whole:
         _, first, number = np.unique(exchangeable, return_index=True, return_inverse=True)
         labels = groups[first]
@@ -97,7 +102,7 @@ def specialization(
     else:
         order = np.argsort(exchangeable, kind="stable")
         shuffled = (_within(rng, groups, exchangeable, order) for _ in range(permutations))
-    null = [jensen_shannon_bits(_counts(experts, g, n_groups, n_experts)) for g in shuffled]
+    null = [usage_divergence(g) for g in shuffled]
     return Specialization(observed, np.array(null))
 
 
@@ -112,14 +117,3 @@ def _within(
     made = np.empty_like(groups)
     made[order] = groups[drawn]
     return made
-
-
-def _counts(
-    experts: NDArray[np.integer], groups: NDArray[np.integer], n_groups: int, n_experts: int
-) -> NDArray[np.float64]:
-    """How often each group used each expert: [groups, layers, experts]."""
-    layers = experts.shape[1]
-    row = groups.astype(np.int64)[:, None, None] * layers + np.arange(layers)[None, :, None]
-    place = row * n_experts + experts
-    flat = np.bincount(place.reshape(-1), minlength=n_groups * layers * n_experts)
-    return flat.reshape(n_groups, layers, n_experts).astype(np.float64)

@@ -17,6 +17,30 @@ if TYPE_CHECKING:
 RARE = 0.1  # of the uniform share: what is used less than this is rarely used
 
 
+def group_counts(
+    experts: NDArray[np.integer], groups: NDArray[np.integer], *, n_groups: int, n_experts: int
+) -> NDArray[np.int64]:
+    """How often each group of tokens chose each expert: [groups, layers, experts].
+
+    `experts` [tokens, layers, k]; `groups` [tokens] from 0 to `n_groups` - 1.
+
+    >>> group_counts(np.array([[[0, 1]], [[0, 2]]]), np.array([1, 1]), n_groups=2, n_experts=3).tolist()
+    [[[0, 0, 0]], [[2, 1, 1]]]
+    """
+    layers = experts.shape[1]
+    row = groups.astype(np.int64)[:, None, None] * layers + np.arange(layers)[None, :, None]
+    place = row * n_experts + experts
+    flat = np.bincount(place.reshape(-1), minlength=n_groups * layers * n_experts)
+    return flat.reshape(n_groups, layers, n_experts)
+
+
+def expert_counts(experts: NDArray[np.integer], n_experts: int) -> NDArray[np.int64]:
+    """How often all tokens together chose each expert: [layers, experts]."""
+    groups = np.zeros(len(experts), dtype=np.int64)
+    found: NDArray[np.int64] = group_counts(experts, groups, n_groups=1, n_experts=n_experts)[0]
+    return found
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Balance:
     """How evenly each layer uses its experts, one number a layer: [layers] each. Made by :func:`balance`.

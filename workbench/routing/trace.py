@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workbench.errors import InputError
+from workbench.routing.statistics import expert_counts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +30,12 @@ _PHASES = ("prefill", "decode")
 _ARRAYS = (
     "experts", "gate_weights", "router_logits", "token_ids", "phases", "segments", "spans", "routed",
     "log_probabilities",
+)  # fmt: skip
+
+
+# What NumPy and zipfile let through on files that are damaged, or made by somebody else
+_DAMAGE = (
+    OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 
 
@@ -155,10 +162,7 @@ class RoutingTrace:
 
     def counts(self, segment: str | None = None) -> NDArray[np.int64]:
         """How often each expert was chosen: [layers, experts]; each row sums to k × routed tokens."""
-        chosen = self.experts[self.rows(segment)]  # [rows, layers, k]
-        flat = chosen.astype(np.int64) + self.n_experts * np.arange(self.layers)[None, :, None]
-        counts = np.bincount(flat.reshape(-1), minlength=self.layers * self.n_experts)
-        return counts.reshape(self.layers, self.n_experts)
+        return expert_counts(self.experts[self.rows(segment)], self.n_experts)
 
     def usage(self, segment: str | None = None) -> NDArray[np.float64]:
         """Share of routed tokens sent to each expert: [layers, experts]; rows sum to k, uniform is k / experts."""
@@ -277,10 +281,7 @@ def load_trace(path: str | Path) -> RoutingTrace:
             )
     except FileNotFoundError:
         raise InputError(f"no routing trace at {path}") from None
-    except (
-        OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, NotImplementedError, RuntimeError,
-        zipfile.BadZipFile, zlib.error,
-    ) as error:  # fmt: skip
+    except _DAMAGE as error:
         raise InputError(f"{path} is not a routing trace written by workbench: {error}") from error
 
 
