@@ -98,9 +98,6 @@ def contrast(
             f"experts {list(experts.shape)}, is_x {list(is_x.shape)} and clusters {list(clusters.shape)} must be "
             "[tokens, layers, k], [tokens] and [tokens]"
         )
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence={confidence} is outside 0 to 1")
-    generator = np.random.default_rng(seed)
     x, y = (_usage(experts[rows], clusters[rows], n_experts) for rows in (is_x, ~is_x))
     shared = x.keys() & y.keys()
     is_paired = bool(shared)
@@ -110,13 +107,54 @@ def contrast(
             f"{len(shared)} clusters have tokens of both groups and {alone} of one alone; leave those out to compare "
             "each with itself"
         )
+    shape = (experts.shape[1], n_experts)
+    in_x = np.array(list(x.values())).reshape(len(x), *shape)
+    in_y = np.array([y[c] for c in x] if is_paired else list(y.values())).reshape(len(y), *shape)
+    return contrast_clusters(
+        in_x,
+        in_y,
+        is_paired=is_paired,
+        confidence=confidence,
+        resamples=resamples,
+        permutations=permutations,
+        seed=seed,
+    )
+
+
+def contrast_clusters(
+    x: NDArray[np.floating],
+    y: NDArray[np.floating],
+    *,
+    is_paired: bool,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    permutations: int = 9999,
+    seed: int = 0,
+) -> Contrast:
+    """The same of one table a cluster: `x` [clusters of X, layers, experts] and `y` [clusters of Y, layers, experts].
+
+    The tables hold usage, or whatever else is said of each expert; with `is_paired` row i of both is one cluster.
+    Raises ``ValueError`` for less than two clusters, and for numbers that are not finite.
+
+    >>> found = contrast_clusters(np.array([[[1.0]], [[3.0]]]), np.zeros((2, 1, 1)), is_paired=True, permutations=99)
+    >>> found.difference.tolist(), found.low.tolist(), found.high.tolist()
+    ([[2.0]], [[1.0]], [[3.0]])
+    """
+    if x.ndim != 3 or x.shape[1:] != y.shape[1:] or (is_paired and len(x) != len(y)):
+        raise ValueError(
+            f"x {list(x.shape)} and y {list(y.shape)} must both be [clusters, layers, experts]"
+        )
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence={confidence} is outside 0 to 1")
     if min(len(x), len(y)) < 2:
         raise ValueError(
             f"{len(x)} and {len(y)} clusters; chance cannot be told from less than two of each group"
         )
-    shape = next(iter(x.values())).shape
-    in_x = np.stack(list(x.values())).reshape(len(x), -1)
-    in_y = np.stack([y[c] for c in x] if is_paired else list(y.values())).reshape(len(y), -1)
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise ValueError("a cluster's table holds numbers that are not finite")
+    generator = np.random.default_rng(seed)
+    shape = x.shape[1:]
+    in_x, in_y = (np.asarray(t, dtype=np.float64).reshape(len(t), -1) for t in (x, y))
     edges = (100 * (1 - confidence) / 2, 100 * (1 + confidence) / 2)
     if is_paired:
         each = in_x - in_y
