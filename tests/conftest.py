@@ -161,14 +161,33 @@ def make_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     return lambda **shape: make_checkpoint(tmp_path_factory.mktemp("tiny"), TinyShape(**shape))
 
 
-@pytest.fixture(scope="session")
-def reference() -> ModuleType:
-    """tests/generation/reference.py: Phi3 and Phimoe written once more in NumPy."""
-    path = Path(__file__).with_name("generation") / "reference.py"
-    spec = importlib.util.spec_from_file_location("reference", path)
+def load_module(path: str) -> ModuleType:
+    """A module beside the tests, by its path below tests/."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, Path(__file__).parent / path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def reference() -> ModuleType:
+    """tests/generation/reference.py: Phi3 and Phimoe written once more in NumPy."""
+    return load_module("generation/reference.py")
+
+
+@pytest.fixture(scope="session")
+def planted() -> ModuleType:
+    """tests/planted.py: which experts of ``planted_moe`` do what."""
+    return load_module("planted.py")
+
+
+@pytest.fixture(scope="session")
+def planted_moe(planted: ModuleType, tmp_path_factory: pytest.TempPathFactory):
+    """A generator whose experts are set by hand."""
+    from workbench.generation.loading import load_generator
+
+    folder = planted.make_planted(tmp_path_factory.mktemp("planted"), make_tokenizer)
+    return load_generator(folder, context=1024, device="cpu")
 
 
 @pytest.fixture(scope="session")

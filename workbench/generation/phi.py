@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workbench.cancel import CancelToken
-from workbench.errors import DoesNotFit, PromptTooLong
+from workbench.errors import Cancelled, DoesNotFit, PromptTooLong
 from workbench.generation.batches import plan_buckets
 from workbench.generation.chat_tokens import answer_ids
 from workbench.generation.checkpoints import release_frames
@@ -35,12 +35,12 @@ from workbench.generation.memory import (
 from workbench.generation.options import EXACT, GREEDY, Capture, Decoding, Request, Sampling
 from workbench.generation.planning import plan_for
 from workbench.generation.prefix_cache import PrefixCache
-from workbench.generation.prompts import ABSTENTION, Prompt, Source, known_marks
+from workbench.generation.prompts import ABSTENTION, Prompt, Source, known_marks, segment_mask
 from workbench.generation.quoting import decode_quotes
 from workbench.generation.results import CacheReport, Candidate, FinishReason, Generation, Timing
 from workbench.generation.sequences import Pace, TokenSequence, Turn, open_sequence, weights_key
 from workbench.routing.capture import Choices, RoutingRecorder, TokenTable
-from workbench.routing.intervene import Edit, TokenMask, intervened, is_intervened
+from workbench.routing.intervene import Edit, intervened, is_intervened
 from workbench.routing.trace import RoutingTrace, TracedSource
 
 log = logging.getLogger("workbench")
@@ -287,6 +287,53 @@ class Generator:
             quotes=tuple(n for n in quotes.keys if n is not None),
         )
 
+    def score(
+        self,
+        prompt: Prompt,
+        answer: Sequence[int],
+        *,
+        cancel: CancelToken | None = None,
+        capture: Capture = True,
+    ) -> Generation:
+        """How likely a given `answer` (token ids) is after `prompt`, and how it is routed: teacher forcing.
+
+        What ``generate`` says of its own answer is what ``score`` says of it; ``finish_reason`` is "given". The same
+        answer after two prompts shows what of it is due to the prompt. Raises ``Cancelled``.
+
+        >>> from workbench.generation.loading import load_generator
+        >>> from workbench.generation.prompts import plain_prompt
+        >>> generator = load_generator("pocket")
+        >>> prompt = plain_prompt("Which valve leaked?", tokenizer=generator.tokenizer, budget_tokens=100)
+        >>> said = generator.generate(prompt, max_new_tokens=5)
+        >>> again = generator.score(prompt, said.token_ids)
+        >>> bool(np.abs(again.log_probabilities - said.log_probabilities).max() < 1e-4)
+        True
+        """
+        if not len(answer):
+            raise ValueError("the answer has no token")
+        _check_prompts([prompt])
+        self._check_room(len(prompt.token_ids), len(answer))
+        ids = list(prompt.token_ids)
+        request = Request(len(answer), GREEDY, _readable(self.decoding), (), cancel, capture)
+        started = time.perf_counter()
+        with _releasing(), self.sequence(ids, request) as sequence:
+            if not sequence.prefill(ids[:-1], cancel=cancel):
+                raise Cancelled("scoring an answer was cancelled")
+            prefill_seconds = time.perf_counter() - started
+            laws = sequence.feed([ids[-1], *answer[:-1]])
+            choices = sequence.choices([*ids, *answer])
+            computed = sequence.computed_tokens
+        return self.result(
+            prompt,
+            answer,
+            logs=laws[np.arange(len(answer)), list(answer)],
+            choices=choices,
+            finish="given",
+            timing=Timing(prefill_seconds, time.perf_counter() - started - prefill_seconds),
+            computed=min(len(ids) - sequence.reused_tokens, computed),
+            reused=sequence.reused_tokens,
+        )
+
     def read(self, prompt: Prompt, *, capture: Literal[True, "logits"] = True) -> RoutingTrace:
         """Feed `prompt` without answering; which experts each of its tokens used.
 
@@ -330,15 +377,7 @@ class Generator:
             )
         tokens = None
         if prompt is not None and segment is not None:
-            codes, names = prompt.segment_codes()
-            own = [
-                n
-                for n, name in enumerate(names)
-                if name == segment or name.startswith(f"{segment} ")
-            ]
-            if not own and segment != "answer":
-                raise ValueError(f"no segment {segment!r}; there are {', '.join(names)}, answer")
-            tokens = TokenMask(np.isin(codes, own), beyond=segment == "answer")
+            tokens = segment_mask(prompt, segment)
         with contextlib.ExitStack() as stack:
             with self._turn.taken():  # not in the middle of another thread's answer
                 stack.enter_context(intervened(self.model, edits, tokens=tokens))

@@ -20,6 +20,7 @@ from workbench.generation.chat_tokens import MARK, most_tokens
 from workbench.generation.chat_tokens import chat_token_ids as chat_token_ids
 from workbench.markup import shorten
 from workbench.retrieval.hits import Hit
+from workbench.routing.intervene import TokenMask
 
 ABSTENTION = "The passages do not say."
 QUOTE_SYSTEM = (
@@ -126,6 +127,18 @@ class Prompt:
             inside = (middles >= segment.start) & (middles < segment.stop) & ~empty
             codes[inside] = names.index(segment.name)
         return codes, tuple(names)
+
+
+def segment_mask(prompt: Prompt, segment: str) -> TokenMask:
+    """The tokens of a segment: "question", "evidence 3", "evidence" for all of them, "answer" for all that follows.
+
+    Raises ``ValueError`` for a segment that is not there.
+    """
+    codes, names = prompt.segment_codes()
+    own = [n for n, name in enumerate(names) if name == segment or name.startswith(f"{segment} ")]
+    if not own and segment != "answer":
+        raise ValueError(f"no segment {segment!r}; there are {', '.join(names)}, answer")
+    return TokenMask(np.isin(codes, own), beyond=segment == "answer")
 
 
 def build_prompt(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from workbench.routing.trace import RoutingTrace
 
-FinishReason = Literal["stop", "length", "cancelled"]
+FinishReason = Literal["stop", "length", "cancelled", "given"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,9 +76,9 @@ class TokenSequence:
         self._model = model
         self._known = choices
 
-    def feed(self, token_ids: Sequence[int], *, all_logits: bool = True) -> NDArray[np.float32]:
-        """Append tokens; log-probabilities [tokens or 1, vocabulary] after each of them, or after the last."""
-        output = self._forward(token_ids, 0 if all_logits else 1)
+    def feed(self, token_ids: Sequence[int], *, keep: int = 0) -> NDArray[np.float32]:
+        """Append tokens; log-probabilities [keep, vocabulary] after the last `keep` of them, after each if 0."""
+        output = self._forward(token_ids, keep)
         return np.asarray(output[0].float().log_softmax(-1).cpu().numpy(), dtype=np.float32)
 
     def prefill(self, token_ids: Sequence[int], *, cancel: CancelToken | None = None) -> bool:

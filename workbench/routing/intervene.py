@@ -80,18 +80,10 @@ def intervened(
         The model is dense, another intervention is under way, an expert or layer does not exist, or fewer than two
         experts would be left in a layer.
     """
-    routers = find_routers(model)
-    if not routers:
-        raise ValueError(
-            f"{type(model).__name__} has no sparsemixer router: it cannot be intervened in"
-        )
-    if is_intervened(model):
-        raise ValueError("this model is being intervened in already; give all edits together")
-    by_layer = [
-        [edit for edit in edits if edit.layers is None or layer in edit.layers]
-        for layer in range(len(routers))
-    ]
-    _check(edits, by_layer, int(model.config.num_local_experts))
+    routers = _routers(model)
+    by_layer = _by_layer(model, edits, len(routers))
+    if not edits:
+        raise ValueError("no edit is given; nothing would change")
     call = _Call(tokens)
     handles: list[Any] = []
     _intervened.add(model)
@@ -102,6 +94,34 @@ def intervened(
             if own:
                 # before any recorder, which is to see what was decided
                 handles.append(router.register_forward_hook(_Hook(own, call), prepend=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        _intervened.discard(model)
+
+
+@contextlib.contextmanager
+def intervened_rows(
+    model: Any, rows: Sequence[Sequence[Edit]], *, meant: NDArray[np.bool_] | None = None
+) -> Iterator[None]:
+    """The same for a batch whose rows are to differ: row r is routed as ``rows[r]`` says, as ever where that is empty.
+
+    Every pass within must have as many rows, of one length; `meant` [tokens] says for which tokens of a row edits hold.
+    """
+    import torch
+
+    routers = _routers(model)
+    by_row = [_by_layer(model, edits, len(routers)) for edits in rows]
+    meant_there = None if meant is None else torch.from_numpy(meant).to(model.device)
+    handles: list[Any] = []
+    _intervened.add(model)
+    try:
+        for layer, router in enumerate(routers):
+            own = [edits[layer] for edits in by_row]
+            if any(own):
+                hook = _RowHook(own, meant_there)
+                handles.append(router.register_forward_hook(hook, prepend=True))
         yield
     finally:
         for handle in handles:
@@ -143,40 +163,85 @@ class _Hook:
         self._edits, self._call = edits, call
 
     def __call__(self, router: Any, _args: Any, output: tuple[torch.Tensor, ...]) -> Any:
-        import torch
-        from transformers.models.phimoe.modeling_phimoe import sparsemixer
+        return _rerouted(router, output, self._edits, self._call.rows)
 
-        raw, weights, experts = output
-        logits = raw.clone()
-        for edit in self._edits:
-            if edit.action == "ban":
-                logits[:, edit.expert] = float("-inf")
-            elif edit.action == "bias":
-                logits[:, edit.expert] += edit.amount
-        new_weights, new_experts = sparsemixer(  # type: ignore[no-untyped-call]
-            logits, jitter_eps=router.router_jitter_noise, training=False, top_k=router.top_k
+
+class _RowHook:
+    """What happens to one router's answer where every row of a batch has edits of its own, or none."""
+
+    def __init__(self, edits: Sequence[Sequence[Edit]], meant: torch.Tensor | None) -> None:
+        self._edits, self._meant = edits, meant
+
+    def __call__(self, router: Any, _args: Any, output: tuple[torch.Tensor, ...]) -> Any:
+        import torch
+
+        parts = [part.chunk(len(self._edits)) for part in output]
+        rows = [
+            _rerouted(router, row, edits, self._meant) if edits else row
+            for row, edits in zip(zip(*parts, strict=True), self._edits, strict=True)
+        ]
+        return tuple(torch.cat(part) for part in zip(*rows, strict=True))
+
+
+def _rerouted(
+    router: Any,
+    output: tuple[torch.Tensor, ...],
+    edits: Sequence[Edit],
+    meant: torch.Tensor | None,
+) -> tuple[torch.Tensor, ...]:
+    """The router's answer for some tokens as `edits` would have it, where they are `meant` [tokens]."""
+    import torch
+    from transformers.models.phimoe.modeling_phimoe import sparsemixer
+
+    raw, weights, experts = output
+    logits = raw.clone()
+    for edit in edits:
+        if edit.action == "ban":
+            logits[:, edit.expert] = float("-inf")
+        elif edit.action == "bias":
+            logits[:, edit.expert] += edit.amount
+    new_weights, new_experts = sparsemixer(  # type: ignore[no-untyped-call]
+        logits, jitter_eps=router.router_jitter_noise, training=False, top_k=router.top_k
+    )
+    for edit in edits:
+        if edit.action == "force":
+            is_missing = (new_experts != edit.expert).all(dim=1)
+            new_experts[is_missing, -1] = edit.expert
+            new_weights[is_missing, -1] = 1.0
+    for edit in edits:
+        if edit.action == "drop":
+            new_weights = new_weights.masked_fill(new_experts == edit.expert, 0.0)
+    if meant is None:
+        return logits, new_weights, new_experts
+    return (
+        torch.where(meant[:, None], logits, raw),
+        torch.where(meant[:, None], new_weights, weights),
+        torch.where(meant[:, None], new_experts, experts),
+    )
+
+
+def _routers(model: Any) -> list[Any]:
+    routers = find_routers(model)
+    if not routers:
+        raise ValueError(
+            f"{type(model).__name__} has no sparsemixer router: it cannot be intervened in"
         )
-        for edit in self._edits:
-            if edit.action == "force":
-                is_missing = (new_experts != edit.expert).all(dim=1)
-                new_experts[is_missing, -1] = edit.expert
-                new_weights[is_missing, -1] = 1.0
-        for edit in self._edits:
-            if edit.action == "drop":
-                new_weights = new_weights.masked_fill(new_experts == edit.expert, 0.0)
-        if self._call.rows is None:
-            return logits, new_weights, new_experts
-        rows = self._call.rows[:, None]
-        return (
-            torch.where(rows, logits, raw),
-            torch.where(rows, new_weights, weights),
-            torch.where(rows, new_experts, experts),
-        )
+    if is_intervened(model):
+        raise ValueError("this model is being intervened in already; give all edits together")
+    return routers
+
+
+def _by_layer(model: Any, edits: Sequence[Edit], layers: int) -> list[list[Edit]]:
+    """The edits of each layer, checked."""
+    found = [
+        [edit for edit in edits if edit.layers is None or layer in edit.layers]
+        for layer in range(layers)
+    ]
+    _check(edits, found, int(model.config.num_local_experts))
+    return found
 
 
 def _check(edits: Sequence[Edit], by_layer: Sequence[Sequence[Edit]], n_experts: int) -> None:
-    if not edits:
-        raise ValueError("no edit is given; nothing would change")
     for edit in edits:
         if not 0 <= edit.expert < n_experts:
             raise ValueError(f"{edit} names no expert; there are 0 to {n_experts - 1}")
