@@ -110,6 +110,9 @@ def _set(model: Any, tokenizer: Any) -> None:
     ):
         first = tokenizer(word, add_special_tokens=False)["input_ids"][0]
         model.lm_head.weight[first, feature] = gain
+        if word == FROM_EVIDENCE:
+            # not after a digit, whatever the experts do
+            model.lm_head.weight[first, DIGIT] = -50.0
 
 
 def pair(vector: Any, place: int, value: float) -> None:

@@ -21,6 +21,7 @@ ORDER = [
     "answer",
     "summary",
     "evaluation",
+    "effects",
     "pocket",
     "interop",
     "jobs",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from workbench.cancel import CancelToken
+from workbench.corpus.documents import Document
 from workbench.generation.decoding import OnText
 from workbench.generation.options import GREEDY, Decoding, Sampling
 from workbench.generation.phi import Generator
@@ -87,6 +89,36 @@ def ask(
         marks=marks,
         max_marks=generator.max_marks,
     )
+    return answer_prompt(
+        prompt,
+        question=question,
+        hits=hits,
+        documents=retriever.documents,
+        generator=generator,
+        style=style,
+        max_new_tokens=max_new_tokens,
+        sampling=sampling,
+        decoding=decoding,
+        on_text=on_text,
+        cancel=cancel,
+    )
+
+
+def answer_prompt(
+    prompt: Prompt,
+    *,
+    question: str,
+    hits: Sequence[Hit],
+    documents: Mapping[str, Document],
+    generator: Generator,
+    style: Style = "quote",
+    max_new_tokens: int = 256,
+    sampling: Sampling = GREEDY,
+    decoding: Decoding | None = None,
+    on_text: OnText | None = None,
+    cancel: CancelToken | None = None,
+) -> Answer:
+    """The second half of ``ask``: answer a prompt that was built already, with what it was built from."""
     if style == "quote":
         generation = generator.quote(prompt, decoding=decoding, on_text=on_text, cancel=cancel)
     else:
@@ -98,7 +130,7 @@ def ask(
             on_text=on_text,
             cancel=cancel,
         )
-    report = find_citations(generation, prompt, documents=retriever.documents)
+    report = find_citations(generation, prompt, documents=documents)
     return Answer(
         question, style, hits=tuple(hits), prompt=prompt, generation=generation, report=report
     )

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from workbench.generation.phi import Generator
 
 
+BATCH_TOKENS = 8192  # of all rows of a batch, where one pass over a prompt may not have more
+
+
 class Fork:
     """An answer to be scored with other experts; made by :func:`open_fork`.
 
@@ -59,7 +62,8 @@ class Fork:
         self._hidden: list[torch.Tensor] = []  # what reached each layer: [1, tokens, hidden size]
         self.passes = 0.0
         # one for the row without an edit
-        self.rows = max(2, min(most_rows, generator.pace(EXACT).whole // self._tokens))
+        most_tokens = max(generator.pace(EXACT).whole, BATCH_TOKENS)
+        self.rows = max(2, min(most_rows, most_tokens // self._tokens))
         self.log_probabilities = self._baseline(ids)
         choices = sequence.choices(ids)
         assert (
@@ -157,7 +161,7 @@ def open_fork(
     answer: Sequence[int],
     *,
     segment: str | None = None,
-    most_rows: int = 16,
+    most_rows: int = 17,
     cancel: CancelToken | None = None,
 ) -> Iterator[Fork]:
     """Compute `prompt` and `answer` (token ids) once; within the block it can be scored with other experts.

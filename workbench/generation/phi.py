@@ -334,6 +334,14 @@ class Generator:
             reused=sequence.reused_tokens,
         )
 
+    def quote_ids(self, prompt: Prompt, n: int) -> tuple[int, ...]:
+        """The tokens of the answer that quotes source `n` of `prompt` and ends, as ``quote`` would say it."""
+        found = [source.text for source in prompt.sources if source.n == n]
+        if not found:
+            raise ValueError(f"the prompt has no source [{n}]; it has {len(prompt.sources)}")
+        said = answer_ids(self.tokenizer, f"[{n}] {found[0]}", own_marks=[0])
+        return (*said, stop_ids(self.model, self.tokenizer)[0])
+
     def read(self, prompt: Prompt, *, capture: Literal[True, "logits"] = True) -> RoutingTrace:
         """Feed `prompt` without answering; which experts each of its tokens used.
 

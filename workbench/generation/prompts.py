@@ -194,6 +194,62 @@ def build_summary_prompt(
     )
 
 
+def replaced_evidence(prompt: Prompt, texts: Mapping[int, str], *, tokenizer: Any) -> Prompt:
+    """The same prompt with other text in the place of its sources: `texts` by their numbers, all that are to change.
+
+    Headings, marks and segments stay. It has no ``sources``, for its evidence is of no document: what would have been
+    answered had the documents said this. Raises ``ValueError`` for a number without a source and ``PromptTooLong``
+    where the new text exceeds the budget.
+    """
+    unknown = set(texts) - {source.n for source in prompt.sources}
+    if unknown:
+        raise ValueError(f"the prompt has no source [{min(unknown)}] to replace")
+    role, user = prompt.messages[-1]
+    offset = _content_start(prompt)
+    made, segments, at = "", [], 0
+    marks = []
+    for source in sorted(prompt.sources, key=lambda s: s.start):
+        start, stop = source.start - offset, source.stop - offset
+        made += user[at:start]
+        place = len(made)
+        # the mark stands before a sentence, or begins the line above a passage
+        is_sentence = prompt.marks == "sentence"
+        mark = place - len(f"[{source.n}] ") if is_sentence else made.rfind("\n", 0, place - 1) + 1
+        marks.append(mark)
+        made += texts.get(source.n, source.text)
+        segments.append(Segment(f"evidence {source.n}", place, len(made)))
+        at = stop
+    grown = len(made) - at
+    made += user[at:]
+    for segment in prompt.segments:
+        if segment.name == "question":
+            shift = grown - offset
+            segments.append(Segment("question", segment.start + shift, segment.stop + shift))
+    messages = (*prompt.messages[:-1], (role, made))
+    own = [[m.start() for m in MARK.finditer(text)] for _, text in prompt.messages[:-1]]
+    text, ids, spans, offsets = chat_token_ids(tokenizer, messages, own_marks=[*own, marks])
+    if len(ids) > prompt.budget_tokens:
+        raise PromptTooLong(
+            f"the prompt needs {len(ids)} tokens with its new evidence, the budget is {prompt.budget_tokens}"
+        )
+    others = [s for s in prompt.segments if s.start < offset]
+    placed = [Segment(s.name, s.start + offsets[-1], s.stop + offsets[-1]) for s in segments]
+    return replace(
+        prompt,
+        messages=messages,
+        text=text,
+        token_ids=tuple(ids),
+        token_spans=spans,
+        segments=(*others, *placed),
+        sources=(),
+    )
+
+
+def _content_start(prompt: Prompt) -> int:
+    """Where in the prompt's text its last message begins."""
+    return prompt.text.rindex(prompt.messages[-1][1])
+
+
 @dataclass(frozen=True, slots=True)
 class PassageSize:
     """What a chunk takes of a prompt: tokens with heading and marks, and how many marks."""
