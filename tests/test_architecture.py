@@ -59,6 +59,7 @@ NUMPY_ONLY = [
         "agreement",
         "contrasts",
         "margins",
+        "contributions",
     )
 ]
 MAKES_TABLES = {"numpy", "pandas"}  # the second within functions, for import workbench stays light

@@ -7,6 +7,7 @@ import pytest
 
 from workbench.generation.prompts import build_prompt
 from workbench.routing.capture import RoutingRecorder, TokenTable, find_routers
+from workbench.routing.intervene import Edit, intervened
 
 
 def table(ids, prompt_tokens):
@@ -91,6 +92,143 @@ def test_router_logits_are_those_of_an_independent_forward_pass(tiny_moe, refere
     assert recorder.choices(final).router_logits is None
 
 
+def true_contributions(reference, model, ids):
+    """contributions [tokens, layers, 2] and output_norms [tokens, layers] of a whole sequence in the long regime"""
+    computed = reference.Reference(model)
+    computed.forward(ids, long=True)
+    layers = range(model.config.num_hidden_layers)
+    each = [[computed.contributions[layer, t] for layer in layers] for t in range(len(ids))]
+    sums = [[computed.output_norms[layer, t] for layer in layers] for t in range(len(ids))]
+    return np.array(each), np.array(sums)
+
+
+WAYS = {
+    "cached": {},
+    "no cache": {"use_cache": False},
+    "prompt lookup": {"prompt_lookup_num_tokens": 3},
+    "chunked prefill": {"prefill_chunk_size": 16},
+    "static cache": {"cache_implementation": "static"},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_contributions_are_those_of_an_independent_forward_pass(tiny_moe, reference, way):
+    ids = prompt_ids(50)
+    plain = generate(tiny_moe.model, ids, **WAYS[way])
+    with RoutingRecorder(tiny_moe.model, contributions=True) as recorder:
+        final = generate(tiny_moe.model, ids, **WAYS[way])
+    assert final == plain
+    choices = recorder.choices(final)
+    each, sums = true_contributions(reference, tiny_moe.model, final)
+    np.testing.assert_allclose(choices.contributions[:-1], each[:-1], rtol=2e-3)
+    np.testing.assert_allclose(choices.output_norms[:-1], sums[:-1], rtol=2e-3)
+    assert not choices.contributions[-1].any() and choices.router_logits is None
+    assert choices.contributions.dtype == choices.output_norms.dtype == np.float16
+
+
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+def stock_moe(moe_folder, request):
+    """As transformers loads it, in two precisions."""
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(moe_folder, dtype=request.param).eval()
+
+
+@pytest.mark.parametrize("implementation", ["eager", "batched_mm", "grouped_mm"])
+def test_recording_contributions_changes_no_bit(stock_moe, implementation):
+    import torch
+
+    stock_moe.set_experts_implementation(implementation)
+    ids = torch.tensor([prompt_ids(40), prompt_ids(40, seed=9)])
+    with torch.inference_mode():
+        plain = stock_moe(ids).logits
+        with RoutingRecorder(stock_moe, contributions=True) as recorder:
+            assert torch.equal(stock_moe(ids).logits, plain)
+    choices = recorder.choices(ids[1].tolist(), row=1)
+    assert choices.routed.all() and (choices.contributions > 0).all()
+    assert (choices.contributions.astype(float).sum(axis=2) >= 0.99 * choices.output_norms).all()
+    assert stock_moe.config._experts_implementation == implementation
+
+
+def test_an_interrupt_between_router_and_experts_counts_nothing_and_leaves_no_hook(tiny_moe):
+    import torch
+
+    ids = prompt_ids(20)
+    last = tiny_moe.model.model.layers[-1].mlp.experts
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with RoutingRecorder(tiny_moe.model, contributions=True) as recorder:
+        handle = last.register_forward_pre_hook(interrupt)
+        with pytest.raises(KeyboardInterrupt), torch.inference_mode():
+            tiny_moe.model(torch.tensor([ids]))
+        handle.remove()
+        assert not recorder.choices(ids).routed.any()
+        with torch.inference_mode():
+            tiny_moe.model(torch.tensor([ids[:5]]))
+        assert recorder.choices(ids).routed.tolist() == [True] * 5 + [False] * 15
+    for layer in tiny_moe.model.model.layers:
+        assert not layer.mlp.experts._forward_hooks and not layer.mlp.experts._forward_pre_hooks
+
+
+def test_a_dropped_expert_contributes_nothing(tiny_moe):
+    ids = prompt_ids(30)
+    with (
+        intervened(tiny_moe.model, [Edit("drop", expert=3)]),
+        RoutingRecorder(tiny_moe.model, contributions=True) as recorder,
+    ):
+        final = generate(tiny_moe.model, ids, max_new_tokens=4)
+    found = recorder.choices(final).first(33)
+    is_dropped = found.experts == 3
+    assert is_dropped.any() and not found.contributions[is_dropped].any()
+    assert (found.contributions[~is_dropped] > 0).all()
+
+
+def test_two_recorders_see_the_same_contributions(tiny_moe):
+    ids = prompt_ids(30)
+    plain = generate(tiny_moe.model, ids)
+    with (
+        RoutingRecorder(tiny_moe.model, contributions=True) as outer,
+        RoutingRecorder(tiny_moe.model, contributions=True) as inner,
+    ):
+        assert generate(tiny_moe.model, ids) == plain
+    for name, array in outer.choices(plain).arrays().items():
+        np.testing.assert_array_equal(array, inner.choices(plain).arrays()[name])
+
+
+@pytest.mark.parametrize("how", ["generate", "quote", "batch", "read"])
+def test_a_generator_gives_contributions_on_every_path(small_prompts, tiny_moe, reference, how):
+    """Also of tokens whose keys and values were computed for an earlier prompt."""
+    for capture in ("contributions", "all"):
+        tiny_moe.prefixes.clear()
+        for place, prompt in enumerate(small_prompts):
+            if how == "generate":
+                found = tiny_moe.generate(prompt, max_new_tokens=5, capture=capture)
+            elif how == "quote":
+                found = tiny_moe.quote(prompt, capture=capture)
+            elif how == "batch":
+                found = tiny_moe.generate_batch(small_prompts, max_new_tokens=5, capture=capture)[
+                    place
+                ]
+            if how != "read":
+                assert place == 0 or found.cache.reused_tokens > 0
+            trace = tiny_moe.read(prompt, capture=capture) if how == "read" else found.routing
+            each, sums = true_contributions(reference, tiny_moe.model, trace.token_ids.tolist())
+            kept = trace.routed
+            assert kept[:-1].all()
+            np.testing.assert_allclose(trace.contributions[kept], each[kept], rtol=2e-3)
+            np.testing.assert_allclose(trace.output_norms[kept], sums[kept], rtol=2e-3)
+            assert (trace.router_logits is None) == (capture == "contributions")
+
+
+def test_a_trace_without_options_takes_6_bytes_a_layer_and_token(small_prompts, tiny_moe):
+    trace = tiny_moe.read(small_prompts[0])
+    assert trace.contributions is None and trace.output_norms is None
+    held = trace.experts.nbytes + trace.gate_weights.nbytes
+    assert held == 6 * trace.layers * len(trace.token_ids)
+
+
 @pytest.fixture
 def small_prompts(small_retriever, tiny_moe):
     return [
@@ -135,8 +273,8 @@ def test_a_generator_gives_logits_where_they_are_asked_for(small_prompts, tiny_m
         np.testing.assert_array_equal(
             logits.argmax(axis=2), with_logits.experts[with_logits.routed][:, :, 0]
         )
-    with pytest.raises(ValueError, match="capture='all' is not known"):
-        tiny_moe.generate(first, capture="all")
+    with pytest.raises(ValueError, match="capture='everything' is not known"):
+        tiny_moe.generate(first, capture="everything")
 
 
 def test_padding_is_never_counted(tiny_moe, reference):

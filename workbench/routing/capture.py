@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,45 +23,54 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class _Call:
-    """One forward pass: the slots it filled and, per layer, what the router returned for [rows × tokens]."""
+    """One forward pass: the slots it filled and, by name and layer, what was seen of [rows × tokens].
+
+    The names are those of ``Choices``; each tensor is [rows * tokens, k], [rows * tokens, experts] or [rows * tokens].
+    """
 
     offset: int
     token_ids: torch.Tensor  # [rows, tokens]
-    experts: list[torch.Tensor] = field(default_factory=list)  # per layer [rows * tokens, k]
-    gate_weights: list[torch.Tensor] = field(default_factory=list)
-    logits: list[torch.Tensor] = field(default_factory=list)  # per layer [rows * tokens, experts]
+    seen: dict[str, list[torch.Tensor]] = field(default_factory=dict)
+
+    def see(self, name: str, values: torch.Tensor) -> None:
+        """What is known of the next layer."""
+        self.seen.setdefault(name, []).append(values)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Choices:
-    """Router choices of the tokens of one sequence; rows that are not ``routed`` hold 0."""
+    """Router choices of the tokens of one sequence; rows that are not ``routed`` hold 0.
+
+    ``router_logits``, ``contributions`` and ``output_norms`` are None where they were not asked for.
+    """
 
     experts: NDArray[np.uint8]  # [tokens, layers, k]
     gate_weights: NDArray[np.float16]  # [tokens, layers, k]
     routed: NDArray[np.bool_]  # [tokens]
-    router_logits: NDArray[np.float16] | None = (
-        None  # [tokens, layers, experts], if they were asked for
-    )
+    router_logits: NDArray[np.float16] | None = None  # [tokens, layers, experts]
+    contributions: NDArray[np.float16] | None = None  # [tokens, layers, k]
+    output_norms: NDArray[np.float16] | None = None  # [tokens, layers]
 
-    @property
-    def _arrays(self) -> list[NDArray[Any]]:
-        logits = [] if self.router_logits is None else [self.router_logits]
-        return [self.experts, self.gate_weights, self.routed, *logits]
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The fields that are there, by name."""
+        found = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {name: array for name, array in found.items() if array is not None}
 
     def first(self, count: int) -> Choices:
         """Those of the first `count` tokens."""
-        return Choices(*(array[:count] for array in self._arrays))
+        return Choices(**{name: array[:count] for name, array in self.arrays().items()})
 
     def forget_last(self) -> None:
         """Count the last token as not routed."""
-        for array in self._arrays:
+        for array in self.arrays().values():
             array[-1:] = 0
 
     def take(self, others: Choices) -> None:
         """Write `others`, which hold the same kinds of facts, over the first tokens."""
         count = min(len(others.routed), len(self.routed))
-        for own, other in zip(self._arrays, others._arrays, strict=True):
-            own[:count] = other[:count]
+        theirs = others.arrays()
+        for name, own in self.arrays().items():
+            own[:count] = theirs[name][:count]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,6 +105,8 @@ class TokenTable:
             spans=self.spans,
             routed=choices.routed,
             router_logits=choices.router_logits,
+            contributions=choices.contributions,
+            output_norms=choices.output_norms,
             log_probabilities=logs,
             sources=self.sources,
             origin=self.origin,
@@ -105,10 +116,14 @@ class TokenTable:
 class RoutingRecorder:
     """Records routers while active: ``with RoutingRecorder(model) as recorder: model.generate(…)``.
 
-    With `logits` also what the routers computed before sparsemixer chose: as float16, five times the memory.
+    With `logits` also what the routers computed before sparsemixer chose: as float16, six times the memory. With
+    `contributions` also the Euclidean norms of what each chosen expert adds to the layer's output, ‖gate weight ×
+    expert output‖, and of their sum. For these the model's own implementation of the experts, whichever it is, is
+    asked for each choice by itself, and what it answers is added up: nothing is computed twice, and results are the
+    same bit by bit where that implementation adds up in the model's precision (Phi).
     """
 
-    def __init__(self, model: Any, *, logits: bool = False) -> None:
+    def __init__(self, model: Any, *, logits: bool = False, contributions: bool = False) -> None:
         routers = find_routers(model)
         if not routers:
             raise ValueError(
@@ -124,6 +139,8 @@ class RoutingRecorder:
         self._handles: list[Any] = []
         self._is_paused = False
         self._has_logits = logits
+        self._has_contributions = contributions
+        self._is_split = False  # whether the experts are asked by this recorder for each choice
         self.n_experts = int(model.config.num_local_experts)
         self.k = int(routers[0].top_k)
         if self.k != 2:
@@ -137,6 +154,11 @@ class RoutingRecorder:
             self._handles.append(inner.register_forward_pre_hook(self._begin, with_kwargs=True))
             for router in self._routers:
                 self._handles.append(router.register_forward_hook(self._record))
+            if self._has_contributions:
+                for experts in _find_experts(self._model):
+                    self._handles.append(experts.register_forward_pre_hook(self._split))
+                    # before the hook of whoever split first, who adds up
+                    self._handles.append(experts.register_forward_hook(self._add_up, prepend=True))
         except BaseException:  # an interrupt must not leave hooks behind
             self.__exit__()
             raise
@@ -150,7 +172,9 @@ class RoutingRecorder:
 
     def another(self) -> RoutingRecorder:
         """A recorder of the same model, for passes that do not belong to this one's sequence: see ``paused``."""
-        return RoutingRecorder(self._model, logits=self._has_logits)
+        return RoutingRecorder(
+            self._model, logits=self._has_logits, contributions=self._has_contributions
+        )
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -173,10 +197,36 @@ class RoutingRecorder:
         if self._is_paused:
             return
         logits, gate_weights, experts = output
+        call = self._calls[-1]
         if self._has_logits:
-            self._calls[-1].logits.append(logits)
-        self._calls[-1].experts.append(experts)
-        self._calls[-1].gate_weights.append(gate_weights)
+            call.see("router_logits", logits)
+        call.see("experts", experts)
+        call.see("gate_weights", gate_weights)
+
+    def _split(self, _module: Any, args: tuple[torch.Tensor, ...]) -> Any:
+        """Ask for every choice of every token as if it were a token of its own: [rows * tokens * k, 1]."""
+        hidden, experts, weights = args
+        self._is_split = not self._is_paused and experts.shape[1] == self.k
+        if not self._is_split:  # another recorder has done so
+            return None
+        return (
+            hidden.repeat_interleave(self.k, dim=0),
+            experts.reshape(-1, 1),
+            weights.reshape(-1, 1),
+        )
+
+    def _add_up(self, _module: Any, _args: Any, output: torch.Tensor) -> torch.Tensor | None:
+        """Note the norms of `output` [rows * tokens * k, hidden]; the output of the layer, if it was split here."""
+        import torch
+
+        if self._is_paused:
+            return None
+        each = output.view(-1, self.k, output.shape[1])
+        together = each.sum(dim=1)
+        norm = torch.linalg.vector_norm
+        self._calls[-1].see("contributions", norm(each, dim=2, dtype=torch.float32))
+        self._calls[-1].see("output_norms", norm(together, dim=1, dtype=torch.float32))
+        return together if self._is_split else None
 
     def choices(
         self,
@@ -193,21 +243,15 @@ class RoutingRecorder:
         """
         import torch
 
+        found = self._nothing(len(token_ids))
         tokens, layers = len(token_ids), len(self._routers)
-        found = Choices(
-            experts=np.zeros((tokens, layers, self.k), dtype=np.uint8),
-            gate_weights=np.zeros((tokens, layers, self.k), dtype=np.float16),
-            routed=np.zeros(tokens, dtype=np.bool_),
-            router_logits=np.zeros((tokens, layers, self.n_experts), dtype=np.float16)
-            if self._has_logits
-            else None,
-        )
+        recorded = [name for name in found.arrays() if name != "routed"]
         if before is not None:
             found.take(before)
         final = np.asarray(token_ids, dtype=np.int64)
         for call in self._calls:
-            if len(call.experts) != layers:  # interrupted in the middle of a pass
-                continue
+            if any(len(call.seen.get(name, ())) != layers for name in recorded):
+                continue  # interrupted in the middle of a pass
             fed = call.token_ids[row].cpu().numpy()  # [tokens of this call]
             slots = call.offset + np.arange(len(fed))
             places = slots if positions is None else positions[slots]
@@ -217,15 +261,27 @@ class RoutingRecorder:
             inside = (places >= 0) & (places < tokens)
             inside[inside] = final[places[inside]] == fed[inside]
             block = slice(row * len(fed), (row + 1) * len(fed))
-            chosen = torch.stack([e[block].cpu() for e in call.experts], dim=1)
-            weight = torch.stack([g[block].cpu() for g in call.gate_weights], dim=1)
-            found.experts[places[inside]] = chosen.to(torch.uint8).numpy()[inside]
-            found.gate_weights[places[inside]] = weight.to(torch.float16).numpy()[inside]
-            if found.router_logits is not None:
-                logits = torch.stack([one[block].cpu() for one in call.logits], dim=1)
-                found.router_logits[places[inside]] = logits.to(torch.float16).numpy()[inside]
+            for name in recorded:
+                kept = found.arrays()[name]
+                seen = torch.stack([layer[block].cpu() for layer in call.seen[name]], dim=1)
+                kept[places[inside]] = seen.to(torch.from_numpy(kept).dtype).numpy()[inside]
             found.routed[places[inside]] = True
         return found
+
+    def _nothing(self, tokens: int) -> Choices:
+        """Choices of as many tokens of which none is routed."""
+        layers, halves = len(self._routers), np.float16
+        has = self._has_contributions
+        return Choices(
+            experts=np.zeros((tokens, layers, self.k), dtype=np.uint8),
+            gate_weights=np.zeros((tokens, layers, self.k), dtype=halves),
+            routed=np.zeros(tokens, dtype=np.bool_),
+            router_logits=np.zeros((tokens, layers, self.n_experts), dtype=halves)
+            if self._has_logits
+            else None,
+            contributions=np.zeros((tokens, layers, self.k), dtype=halves) if has else None,
+            output_norms=np.zeros((tokens, layers), dtype=halves) if has else None,
+        )
 
 
 def find_routers(model: Any) -> list[Any]:
@@ -233,3 +289,13 @@ def find_routers(model: Any) -> list[Any]:
     from transformers.models.phimoe.modeling_phimoe import PhimoeTopKRouter
 
     return [module for module in model.modules() if isinstance(module, PhimoeTopKRouter)]
+
+
+def _find_experts(model: Any) -> list[Any]:
+    """The experts beside each router, in layer order."""
+    routers = {id(router) for router in find_routers(model)}
+    return [
+        module.experts
+        for module in model.modules()
+        if any(id(child) in routers for child in module.children())
+    ]
