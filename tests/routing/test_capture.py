@@ -328,7 +328,9 @@ def test_hooks_are_gone_after_the_with_block(tiny_moe):
 
 
 def test_a_dense_model_and_training_mode_are_refused(tiny_dense, tiny_moe):
-    with pytest.raises(ValueError, match="dense model routes nothing"):
+    with pytest.raises(
+        ValueError, match=r"is dense; the MoE is microsoft/Phi-3\.5-MoE-instruct, or the"
+    ):
         RoutingRecorder(tiny_dense.model)
     tiny_moe.model.train()
     try:
@@ -336,3 +338,140 @@ def test_a_dense_model_and_training_mode_are_refused(tiny_dense, tiny_moe):
             RoutingRecorder(tiny_moe.model)
     finally:
         tiny_moe.model.eval()
+
+
+def test_sparsemixer_with_another_k_is_refused(tiny_moe):
+    router = find_routers(tiny_moe.model)[0]
+    router.top_k = 3
+    try:
+        with pytest.raises(ValueError, match="is 3, but sparsemixer always takes 2"):
+            RoutingRecorder(tiny_moe.model)
+    finally:
+        router.top_k = 2
+
+
+def make_mixtral(k, dtype="float32"):
+    import torch
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    torch.manual_seed(k)
+    config = MixtralConfig(
+        vocab_size=320,
+        hidden_size=32,
+        intermediate_size=40,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        num_local_experts=8,
+        num_experts_per_tok=k,
+        initializer_range=0.25,
+        sliding_window=None,
+    )
+    return MixtralForCausalLM(config).to(getattr(torch, dtype)).eval()
+
+
+def true_mixtral(model, ids):
+    """logits, experts, gates, contributions and output norms of each token and layer, from the layers' inputs"""
+    import torch
+
+    inputs = {}
+    handles = [
+        layer.mlp.register_forward_pre_hook(lambda _, args, n=n: inputs.update({n: args[0][0]}))
+        for n, layer in enumerate(model.model.layers)
+    ]
+    with torch.inference_mode():
+        model(torch.tensor([ids]))
+    for handle in handles:
+        handle.remove()
+    k, found = model.config.num_experts_per_tok, {}
+    for n, layer in enumerate(model.model.layers):
+        w = {name: value.detach().double().numpy() for name, value in layer.mlp.named_parameters()}
+        for t, x in enumerate(inputs[n].double().numpy()):
+            logits = w["gate.weight"] @ x
+            chosen = sorted(range(len(logits)), key=lambda e: -logits[e])[:k]
+            powers = np.exp(logits - logits.max())
+            gates = powers[chosen] / powers[chosen].sum()
+            added = []
+            for expert, gate in zip(chosen, gates, strict=True):
+                a, b = np.split(w["experts.gate_up_proj"][expert] @ x, 2)
+                added.append(gate * (w["experts.down_proj"][expert] @ (a / (1 + np.exp(-a)) * b)))
+            norms = np.linalg.norm(added, axis=1)
+            found[t, n] = logits, chosen, gates, norms, np.linalg.norm(sum(added))
+    return found
+
+
+@pytest.mark.parametrize("k", [2, 3])
+@pytest.mark.parametrize("how", ["forward", "generate", "chunked"])
+def test_mixtral_is_recorded_as_an_independent_computation_has_it(k, how):
+    import torch
+
+    model, ids = make_mixtral(k), prompt_ids(30)
+    with RoutingRecorder(model, logits=True, contributions=True) as recorder:
+        if how == "forward":
+            with torch.inference_mode():
+                model(torch.tensor([ids]))
+            final = ids
+        else:
+            final = generate(model, ids, **({"prefill_chunk_size": 8} if how == "chunked" else {}))
+    choices = recorder.choices(final)
+    trace = table(final, 30).trace(choices, recorder.n_experts)
+    assert trace.experts.shape == (len(final), 3, k) and trace.k == k and trace.n_experts == 8
+    assert trace.routed.sum() == len(final) - (how != "forward")
+    for (t, layer), (logits, experts, gates, norms, total) in true_mixtral(model, final).items():
+        if trace.routed[t]:
+            np.testing.assert_array_equal(trace.experts[t, layer], experts)
+            np.testing.assert_allclose(trace.gate_weights[t, layer], gates, atol=2e-3)
+            np.testing.assert_allclose(trace.router_logits[t, layer], logits, atol=4e-3)
+            np.testing.assert_allclose(trace.contributions[t, layer], norms, rtol=5e-3)
+            np.testing.assert_allclose(trace.output_norms[t, layer], total, rtol=5e-3)
+    sums = trace.gate_weights[trace.routed].astype(float).sum(axis=2)
+    np.testing.assert_allclose(sums, 1, atol=2e-3)
+    np.testing.assert_array_equal(trace.usage().sum(axis=1), k)
+
+
+def test_recording_contributions_of_mixtral_changes_a_rounding_at_most():
+    import torch
+
+    for dtype, most in (("float32", 0.0), ("bfloat16", 0.1)):
+        model, ids = make_mixtral(2, dtype), torch.tensor([prompt_ids(40)])
+        with torch.inference_mode():
+            plain = model(ids).logits
+            with RoutingRecorder(model, contributions=True):
+                recorded = model(ids).logits
+        assert (plain - recorded).abs().max() <= most * plain.abs().max()
+
+
+def test_probabilities_are_not_taken_for_router_logits():
+    import torch
+
+    model, ids = make_mixtral(2), torch.tensor([prompt_ids(10)])
+
+    def soften(_module, _args, output):
+        return (output[0].softmax(dim=-1), *output[1:])
+
+    for router in find_routers(model):
+        router.register_forward_hook(soften)
+    with torch.inference_mode(), pytest.raises(ValueError, match="returns probabilities as router"):
+        with RoutingRecorder(model, logits=True):
+            model(ids)
+    with torch.inference_mode(), RoutingRecorder(model) as recorder:
+        model(ids)
+    assert recorder.choices(ids[0].tolist()).routed.all()
+
+
+def test_what_cannot_be_recorded_or_intervened_in_is_named():
+    from transformers import OlmoeConfig, OlmoeForCausalLM
+
+    small = dict(hidden_size=16, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
+    other = OlmoeForCausalLM(OlmoeConfig(vocab_size=320, num_experts=4, **small)).eval()
+    with pytest.raises(ValueError, match=r"not known here \(olmoe\): known are phimoe and mixtral"):
+        RoutingRecorder(other)
+    assert find_routers(other) == []
+    with (
+        pytest.raises(
+            ValueError, match="gates by renormalised softmax, and an inter.*only a Phi-MoE"
+        ),
+        intervened(make_mixtral(2), [Edit("ban", 1)]),
+    ):
+        pass

@@ -1,4 +1,4 @@
-"""Forward passes of a Phi-MoE → routing trace, by hooks on the routers. Knows nothing of prompts or answers.
+"""Forward passes of a Phi-MoE or Mixtral → routing trace, by hooks on the routers. Knows nothing of prompts or answers.
 
 The true choice and gate of every token are taken where the model computes them; nothing is derived from router logits
 afterwards (that would be wrong for sparsemixer). A ledger keyed by (row, absolute position), last write wins, keeps
@@ -8,6 +8,7 @@ only what belongs to the final tokens: tokens fed twice, rejected drafts and pad
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,38 @@ from workbench.routing.trace import DECODE, PREFILL, RoutingTrace, TracedSource
 
 if TYPE_CHECKING:
     import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """How the routers of one kind of model (transformers' ``model_type``) are found and read."""
+
+    router: str  # their class, in transformers.models.<kind>.modeling_<kind>
+    gating: str  # what makes gate weights of router logits
+    returns: tuple[
+        str, str, str
+    ]  # what a router returns, in this order, by the names of ``Choices``
+    experts: str  # where the config says how many there are
+    k: int | None  # the only number of experts a token it can have; None for what the config says
+
+
+# Mixtral's gate weights are the softmax of all logits, the k largest divided by their sum (arXiv:2401.04088)
+ARCHITECTURES = {
+    "phimoe": Architecture(
+        router="PhimoeTopKRouter",
+        gating="sparsemixer",
+        returns=("router_logits", "gate_weights", "experts"),
+        experts="num_local_experts",
+        k=2,
+    ),
+    "mixtral": Architecture(
+        router="MixtralTopKRouter",
+        gating="renormalised softmax",
+        returns=("router_logits", "gate_weights", "experts"),
+        experts="num_local_experts",
+        k=None,
+    ),
+}
 
 
 @dataclass(slots=True)
@@ -116,22 +149,20 @@ class TokenTable:
 class RoutingRecorder:
     """Records routers while active: ``with RoutingRecorder(model) as recorder: model.generate(…)``.
 
-    With `logits` also what the routers computed before sparsemixer chose: as float16, six times the memory. With
-    `contributions` also the Euclidean norms of what each chosen expert adds to the layer's output, ‖gate weight ×
-    expert output‖, and of their sum. For these the model's own implementation of the experts, whichever it is, is
-    asked for each choice by itself, and what it answers is added up: nothing is computed twice, and results are the
-    same bit by bit where that implementation adds up in the model's precision (Phi).
+    For Phi-MoE and Mixtral. With `logits` also what the routers computed before they chose: as float16, six times the
+    memory. With `contributions` also the Euclidean norms of what each chosen expert adds to the layer's output, ‖gate
+    weight × expert output‖, and of their sum. For these the model's own implementation of the experts, whichever it
+    is, is asked for each choice by itself, and what it answers is added up: nothing is computed twice, and results are
+    the same bit by bit where that implementation adds up in the model's precision (Phi).
     """
 
     def __init__(self, model: Any, *, logits: bool = False, contributions: bool = False) -> None:
-        routers = find_routers(model)
-        if not routers:
-            raise ValueError(
-                f"{type(model).__name__} has no sparsemixer router: a dense model routes nothing"
-            )
+        architecture, routers = architecture_of(model), find_routers(model)
+        if architecture is None or not routers:
+            raise ValueError(_why_nothing(model))
         if model.training:
             raise ValueError(
-                "the model is in training mode, where experts are sampled: call model.eval() first"
+                "the model is in training mode, where routing is random: call model.eval() first"
             )
         self._model = model
         self._routers = routers
@@ -141,11 +172,14 @@ class RoutingRecorder:
         self._has_logits = logits
         self._has_contributions = contributions
         self._is_split = False  # whether the experts are asked by this recorder for each choice
-        self.n_experts = int(model.config.num_local_experts)
+        self._returns = architecture.returns
+        self._is_checked = False  # whether what is called logits was seen to be logits
+        self.n_experts = int(getattr(model.config, architecture.experts))
         self.k = int(routers[0].top_k)
-        if self.k != 2:
+        if architecture.k not in (None, self.k):
             raise ValueError(
-                f"num_experts_per_tok is {self.k}, but sparsemixer always takes 2: the config is wrong"
+                f"num_experts_per_tok is {self.k}, but {architecture.gating} always takes {architecture.k}: the config "
+                "is wrong"
             )
 
     def __enter__(self) -> RoutingRecorder:
@@ -196,12 +230,13 @@ class RoutingRecorder:
     def _record(self, _module: Any, _args: Any, output: tuple[torch.Tensor, ...]) -> None:
         if self._is_paused:
             return
-        logits, gate_weights, experts = output
-        call = self._calls[-1]
-        if self._has_logits:
-            call.see("router_logits", logits)
-        call.see("experts", experts)
-        call.see("gate_weights", gate_weights)
+        returned = dict(zip(self._returns, output, strict=True))
+        if self._has_logits and not self._is_checked:
+            _check_raw(returned["router_logits"])
+            self._is_checked = True
+        for name, values in returned.items():
+            if name != "router_logits" or self._has_logits:
+                self._calls[-1].see(name, values)
 
     def _split(self, _module: Any, args: tuple[torch.Tensor, ...]) -> Any:
         """Ask for every choice of every token as if it were a token of its own: [rows * tokens * k, 1]."""
@@ -284,11 +319,41 @@ class RoutingRecorder:
         )
 
 
-def find_routers(model: Any) -> list[Any]:
-    """The sparsemixer routers of `model` in layer order; empty for a dense model."""
-    from transformers.models.phimoe.modeling_phimoe import PhimoeTopKRouter
+def architecture_of(model: Any) -> Architecture | None:
+    """How the routers of `model` are read; None where it has none, or of another kind."""
+    return ARCHITECTURES.get(model.config.model_type)
 
-    return [module for module in model.modules() if isinstance(module, PhimoeTopKRouter)]
+
+def find_routers(model: Any) -> list[Any]:
+    """The routers of `model` in layer order; empty for a dense model, or a kind that is not in ``ARCHITECTURES``."""
+    architecture = architecture_of(model)
+    if architecture is None:
+        return []
+    kind = model.config.model_type
+    of_kind = importlib.import_module(f"transformers.models.{kind}.modeling_{kind}")
+    router = getattr(of_kind, architecture.router)
+    return [module for module in model.modules() if isinstance(module, router)]
+
+
+def _why_nothing(model: Any) -> str:
+    """What to say of a model whose routing cannot be recorded."""
+    name = type(model).__name__
+    if any(getattr(model.config, field, None) for field in ("num_local_experts", "num_experts")):
+        return (
+            f"{name} has experts, but routers of a kind that is not known here ({model.config.model_type}): known are "
+            f"{' and '.join(ARCHITECTURES)}"
+        )
+    return f"{name} is dense; the MoE is microsoft/Phi-3.5-MoE-instruct, or the embedded 'pocket'"
+
+
+def _check_raw(logits: torch.Tensor) -> None:
+    """Refuse probabilities [tokens, experts], which routers of some transformers 5 versions return as their logits."""
+    sums = logits.float().sum(dim=1)
+    if bool((logits >= 0).all()) and bool(((sums - 1).abs() < 0.02).all()):
+        raise ValueError(
+            "this version of transformers returns probabilities as router logits: record without logits, or update "
+            "transformers"
+        )
 
 
 def _find_experts(model: Any) -> list[Any]:
