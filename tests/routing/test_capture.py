@@ -200,26 +200,24 @@ def test_two_recorders_see_the_same_contributions(tiny_moe):
 @pytest.mark.parametrize("how", ["generate", "quote", "batch", "read"])
 def test_a_generator_gives_contributions_on_every_path(small_prompts, tiny_moe, reference, how):
     """Also of tokens whose keys and values were computed for an earlier prompt."""
-    for capture in ("contributions", "all"):
-        tiny_moe.prefixes.clear()
-        for place, prompt in enumerate(small_prompts):
-            if how == "generate":
-                found = tiny_moe.generate(prompt, max_new_tokens=5, capture=capture)
-            elif how == "quote":
-                found = tiny_moe.quote(prompt, capture=capture)
-            elif how == "batch":
-                found = tiny_moe.generate_batch(small_prompts, max_new_tokens=5, capture=capture)[
-                    place
-                ]
-            if how != "read":
-                assert place == 0 or found.cache.reused_tokens > 0
-            trace = tiny_moe.read(prompt, capture=capture) if how == "read" else found.routing
-            each, sums = true_contributions(reference, tiny_moe.model, trace.token_ids.tolist())
-            kept = trace.routed
-            assert kept[:-1].all()
-            np.testing.assert_allclose(trace.contributions[kept], each[kept], rtol=2e-3)
-            np.testing.assert_allclose(trace.output_norms[kept], sums[kept], rtol=2e-3)
-            assert (trace.router_logits is None) == (capture == "contributions")
+    capture = "contributions" if how in ("quote", "batch") else "all"
+    tiny_moe.prefixes.clear()
+    for place, prompt in enumerate(small_prompts):
+        if how == "generate":
+            found = tiny_moe.generate(prompt, max_new_tokens=5, capture=capture)
+        elif how == "quote":
+            found = tiny_moe.quote(prompt, capture=capture)
+        elif how == "batch":
+            found = tiny_moe.generate_batch(small_prompts, max_new_tokens=5, capture=capture)[place]
+        if how != "read":
+            assert place == 0 or found.cache.reused_tokens > 0
+        trace = tiny_moe.read(prompt, capture=capture) if how == "read" else found.routing
+        each, sums = true_contributions(reference, tiny_moe.model, trace.token_ids.tolist())
+        kept = trace.routed
+        assert kept[:-1].all()
+        np.testing.assert_allclose(trace.contributions[kept], each[kept], rtol=2e-3)
+        np.testing.assert_allclose(trace.output_norms[kept], sums[kept], rtol=2e-3)
+        assert (trace.router_logits is None) == (capture == "contributions")
 
 
 def test_a_trace_without_options_takes_6_bytes_a_layer_and_token(small_prompts, tiny_moe):
@@ -275,6 +273,143 @@ def test_a_generator_gives_logits_where_they_are_asked_for(small_prompts, tiny_m
         )
     with pytest.raises(ValueError, match="capture='everything' is not known"):
         tiny_moe.generate(first, capture="everything")
+
+
+def search_beams(model, rows, mask=None, **options):
+    import torch
+
+    ids = torch.tensor(rows)
+    with torch.inference_mode():
+        return model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids) if mask is None else torch.tensor(mask),
+            do_sample=False,
+            return_dict_in_generate=True,
+            **{
+                "pad_token_id": 8,
+                "max_new_tokens": 12,
+                "num_beams": 4,
+                "num_return_sequences": 3,
+                "eos_token_id": None,
+                **options,
+            },
+        )
+
+
+def teacher_forced(model, ids):
+    import torch
+
+    with torch.inference_mode(), RoutingRecorder(model, contributions=True) as recorder:
+        model(torch.tensor([ids]))
+    return recorder.choices(ids)
+
+
+def assert_same_routing(found, forced, fed):
+    assert found.routed[:fed].all() and not found.routed[fed:].any()
+    np.testing.assert_array_equal(found.experts[:fed], forced.experts[:fed])
+    np.testing.assert_allclose(found.gate_weights[:fed], forced.gate_weights[:fed], atol=2e-3)
+    np.testing.assert_allclose(found.contributions[:fed], forced.contributions[:fed], rtol=4e-3)
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "prompt lookup"])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_beam_is_routed_as_when_it_is_fed_alone(tiny_moe, way, seed):
+    """And a row by itself is right or refused."""
+    ids = prompt_ids(30, seed=seed)
+    with RoutingRecorder(tiny_moe.model, contributions=True) as recorder:
+        output = search_beams(tiny_moe.model, [ids], **WAYS[way])
+    refused = 0
+    for final, indices in zip(output.sequences.tolist(), output.beam_indices, strict=True):
+        forced = teacher_forced(tiny_moe.model, final)
+        found = recorder.choices(final, beam_indices=indices)
+        assert_same_routing(found, forced, len(final) - 1)
+        for row in range(4):
+            try:
+                alone = recorder.choices(final, row=row)
+            except ValueError as error:
+                assert "pass beam_indices=output.beam_indices[0]" in str(error)
+                refused += 1
+            else:
+                assert_same_routing(alone, forced, len(final) - 1)
+    assert refused >= 9
+
+
+def test_a_beam_that_ended_early_is_routed_up_to_its_end(tiny_moe):
+    ids = prompt_ids(30)
+    common = search_beams(tiny_moe.model, [ids]).sequences[0, 33].item()
+    with RoutingRecorder(tiny_moe.model, contributions=True) as recorder:
+        output = search_beams(tiny_moe.model, [ids], eos_token_id=common, length_penalty=0.0)
+    lengths = set()
+    for padded, indices in zip(output.sequences.tolist(), output.beam_indices, strict=True):
+        new = padded[30:]
+        length = 30 + (new.index(common) + 1 if common in new else len(new))
+        lengths.add(length)
+        forced = teacher_forced(tiny_moe.model, padded[:length])
+        for final, own in ((padded, indices), (padded[:length], indices[: length - 30])):
+            found = recorder.choices(final, beam_indices=own)
+            assert_same_routing(found, forced, length - 1)
+        if length < len(padded):
+            for wrong in (padded[:length], indices), (padded, indices[: length - 30]):
+                with pytest.raises(ValueError, match="both cut after the same token"):
+                    recorder.choices(wrong[0], beam_indices=wrong[1])
+    assert len(lengths) > 1
+
+
+def test_beams_of_a_padded_batch_are_told_apart(tiny_moe):
+    short, long = prompt_ids(20, seed=2), prompt_ids(33, seed=3)
+    rows, mask = [[8] * 13 + short, long], [[0] * 13 + [1] * 20, [1] * 33]
+    with RoutingRecorder(tiny_moe.model, contributions=True) as recorder:
+        output = search_beams(tiny_moe.model, rows, mask, num_return_sequences=1)
+    for n, padding in ((0, 13), (1, 0)):
+        final = output.sequences[n, padding:].tolist()
+        places = np.maximum(np.arange(45) - padding, -1)
+        found = recorder.choices(final, positions=places, beam_indices=output.beam_indices[n])
+        assert_same_routing(found, teacher_forced(tiny_moe.model, final), len(final) - 1)
+        with pytest.raises(ValueError, match="not of one sequence that was recorded"):
+            recorder.choices(final, positions=places, beam_indices=output.beam_indices[1 - n])
+
+
+def test_beam_indices_that_cannot_be_are_refused(tiny_moe):
+    ids = prompt_ids(30)
+    with RoutingRecorder(tiny_moe.model) as recorder:
+        output = search_beams(tiny_moe.model, [ids])
+    final, indices = output.sequences[0].tolist(), output.beam_indices[0].tolist()
+    with pytest.raises(ValueError, match=r"of one sequence: pass output\.beam_indices\[0\]"):
+        recorder.choices(final, beam_indices=output.beam_indices)
+    for wrong in ([-1] * 12, [*indices[:3], -1, *indices[4:]], indices * 4, []):
+        with pytest.raises(ValueError, match="must name a row for each generated"):
+            recorder.choices(final, beam_indices=wrong)
+    with pytest.raises(ValueError, match="row 9 is asked for, a pass had 4 rows"):
+        recorder.choices(final, beam_indices=[9] * 12)
+    for place in range(12):
+        moved = [*indices[:place], (indices[place] + 1) % 4, *indices[place + 1 :]]
+        with pytest.raises(ValueError, match="not of one sequence that was recorded"):
+            recorder.choices(final, beam_indices=moved)
+
+
+def test_a_cache_is_itself_again_after_recorders_watched_it(tiny_moe):
+    import torch
+    from transformers import DynamicCache
+
+    cache = DynamicCache(config=tiny_moe.model.config)
+    order = torch.tensor([1, 0])
+    ids = torch.tensor([[11, 12], [13, 14]])
+    with torch.inference_mode(), RoutingRecorder(tiny_moe.model) as outer:
+        with RoutingRecorder(tiny_moe.model) as inner:
+            for _ in range(2):
+                tiny_moe.model(ids, past_key_values=cache)
+            cache.reorder_cache(order)
+            cache.reorder_cache(order)
+            tiny_moe.model(ids[:, :1], past_key_values=cache)
+            fed = [11, 12, 11, 12, 11]
+            assert inner.choices(fed).routed.all()  # there and back again
+            cache.reorder_cache(order)
+            tiny_moe.model(ids[:, :1].flip(0), past_key_values=cache)
+        for recorder in (inner, outer):
+            with pytest.raises(ValueError, match="changed places"):
+                recorder.choices([*fed, 13])
+        assert vars(cache)["reorder_cache"].recorder is outer
+    assert "reorder_cache" not in vars(cache)
 
 
 def test_padding_is_never_counted(tiny_moe, reference):
@@ -469,9 +604,7 @@ def test_what_cannot_be_recorded_or_intervened_in_is_named():
         RoutingRecorder(other)
     assert find_routers(other) == []
     with (
-        pytest.raises(
-            ValueError, match="gates by renormalised softmax, and an inter.*only a Phi-MoE"
-        ),
+        pytest.raises(ValueError, match="gates by renormalised softmax, and an intervention"),
         intervened(make_mixtral(2), [Edit("ban", 1)]),
     ):
         pass

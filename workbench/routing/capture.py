@@ -64,10 +64,41 @@ class _Call:
     offset: int
     token_ids: torch.Tensor  # [rows, tokens]
     seen: dict[str, list[torch.Tensor]] = field(default_factory=dict)
+    came_from: torch.Tensor | None = (
+        None  # the row that each row of the next pass continues; None: the same
+    )
 
     def see(self, name: str, values: torch.Tensor) -> None:
         """What is known of the next layer."""
         self.seen.setdefault(name, []).append(values)
+
+    def continued(self, row: int) -> int:
+        """The row of this pass that `row` of the next one continues."""
+        return row if self.came_from is None else int(self.came_from[row])
+
+
+class _Beam:
+    """Which row of each pass a sequence found by beam search was computed in."""
+
+    def __init__(self, beam_indices: Sequence[int], tokens: int) -> None:
+        if np.ndim(beam_indices) != 1:
+            raise ValueError("beam_indices are those of one sequence: pass output.beam_indices[0]")
+        rows = [int(row) for row in beam_indices]
+        while rows and rows[-1] < 0:  # transformers' padding of a sequence that ended earlier
+            rows.pop()
+        self.prompt_tokens = tokens - len(beam_indices)
+        if not rows or min(rows) < 0 or self.prompt_tokens < 1:
+            raise ValueError(
+                f"beam_indices must name a row for each generated one of the {tokens} tokens, got {len(beam_indices)} "
+                f"of which {len(rows)} are there"
+            )
+        self._rows = rows
+        self.fed = self.prompt_tokens + len(rows) - 1  # all but the last generated one
+
+    def row_at(self, stop: int) -> int | None:
+        """The row of the pass that fed tokens up to `stop`; None when the sequence had ended."""
+        step = max(0, stop - self.prompt_tokens)  # chunks of a prompt go to where its last one goes
+        return self._rows[step] if step < len(self._rows) else None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -169,6 +200,7 @@ class RoutingRecorder:
         self._calls: list[_Call] = []
         self._handles: list[Any] = []
         self._is_paused = False
+        self._watched = contextlib.ExitStack()  # caches whose reordering is noted
         self._has_logits = logits
         self._has_contributions = contributions
         self._is_split = False  # whether the experts are asked by this recorder for each choice
@@ -203,6 +235,7 @@ class RoutingRecorder:
         while self._handles:
             self._handles[-1].remove()
             self._handles.pop()
+        self._watched.close()
 
     def another(self) -> RoutingRecorder:
         """A recorder of the same model, for passes that do not belong to this one's sequence: see ``paused``."""
@@ -226,6 +259,28 @@ class RoutingRecorder:
         cache = kwargs.get("past_key_values")
         offset = int(cache.get_seq_length()) if cache is not None else 0
         self._calls.append(_Call(offset, token_ids))
+        if len(token_ids) > 1 and hasattr(cache, "reorder_cache"):
+            self._watch(cache)
+
+    def _watch(self, cache: Any) -> None:
+        """Note where the rows of `cache` go when they change places, as they do in beam search."""
+        before = vars(cache).get("reorder_cache")
+        if getattr(before, "recorder", None) is self:
+            return
+        reorder = cache.reorder_cache
+
+        def noted(rows: torch.Tensor) -> None:
+            if not self._is_paused:
+                call = self._calls[-1]
+                call.came_from = rows if call.came_from is None else call.came_from[rows]
+            reorder(rows)
+
+        noted.recorder = self  # type: ignore[attr-defined]
+        cache.reorder_cache = noted
+        if before is None:
+            self._watched.callback(vars(cache).pop, "reorder_cache")
+        else:
+            self._watched.callback(setattr, cache, "reorder_cache", before)
 
     def _record(self, _module: Any, _args: Any, output: tuple[torch.Tensor, ...]) -> None:
         if self._is_paused:
@@ -270,38 +325,88 @@ class RoutingRecorder:
         row: int = 0,
         positions: NDArray[np.int64] | None = None,
         before: Choices | None = None,
+        beam_indices: Sequence[int] | None = None,
     ) -> Choices:
         """What the routers chose for every token of one finished row, also those in a cached prefix (`before`).
 
         `positions` [slots] is the place in `token_ids` of what stands in each slot of the row's cache, -1 for padding;
         by default slot and place are the same. A token that was never fed (the last generated one) is not ``routed``.
-        """
-        import torch
 
-        found = self._nothing(len(token_ids))
-        tokens, layers = len(token_ids), len(self._routers)
-        recorded = [name for name in found.arrays() if name != "routed"]
+        In beam search rows change places after every pass. There `beam_indices` [generated tokens] say in which row
+        each generated token of `token_ids` was found, and `row` means nothing: for ``output.sequences[n]`` of
+        ``generate(…, return_dict_in_generate=True)`` they are ``output.beam_indices[n]``, cut where the tokens are cut.
+        It is checked that each pass went on from the row of the one before, as the cache was reordered, and that all
+        tokens but the last were fed. Without `beam_indices` a row is refused whose cache went to another place, or
+        which is one of several and was fed another token than `token_ids` have there.
+        """
+        tokens = len(token_ids)
+        beam = None if beam_indices is None else _Beam(beam_indices, tokens)
+        found = self._nothing(tokens)
         if before is not None:
             found.take(before)
         final = np.asarray(token_ids, dtype=np.int64)
+        is_other = np.zeros(tokens, dtype=np.bool_)  # another token was fed, to one of several rows
+        is_moved, last = False, None
         for call in self._calls:
-            if any(len(call.seen.get(name, ())) != layers for name in recorded):
-                continue  # interrupted in the middle of a pass
-            fed = call.token_ids[row].cpu().numpy()  # [tokens of this call]
-            slots = call.offset + np.arange(len(fed))
+            if not self._is_whole(call):  # interrupted in the middle of a pass
+                continue
+            slots = call.offset + np.arange(call.token_ids.shape[1])
             places = slots if positions is None else positions[slots]
+            own = row if beam is None else beam.row_at(int(places[-1]) + 1)
+            if own is None:
+                continue
+            if own >= len(call.token_ids):
+                raise ValueError(f"row {own} is asked for, a pass had {len(call.token_ids)} rows")
+            if call.offset == 0:
+                is_moved = False
+            elif last is not None:
+                is_moved |= last[0].continued(own) != last[1]
+            last = call, own
+            fed = call.token_ids[own].cpu().numpy()  # [tokens of this call]
             # what stood here or beyond is no longer in the cache
             if (places >= 0).any():
                 found.routed[places[places >= 0].min() :] = False
+                is_other[places[places >= 0].min() :] = False
             inside = (places >= 0) & (places < tokens)
+            is_other[places[inside]] = (final[places[inside]] != fed[inside]) & (
+                len(call.token_ids) > 1
+            )
             inside[inside] = final[places[inside]] == fed[inside]
-            block = slice(row * len(fed), (row + 1) * len(fed))
-            for name in recorded:
-                kept = found.arrays()[name]
+            self._write(found, call, own, places, inside)
+        if beam is not None and (is_moved or not found.routed[: beam.fed].all()):
+            raise ValueError(
+                "beam_indices and token_ids are not of one sequence that was recorded here: pass "
+                "output.beam_indices[n] with output.sequences[n], both cut after the same token"
+            )
+        if beam is None and (is_moved or is_other[:-1].any()):
+            raise ValueError(
+                f"row {row} was fed other tokens than these, or changed places with other rows as in beam search: call "
+                "generate with return_dict_in_generate=True and pass beam_indices=output.beam_indices[0]"
+            )
+        return found
+
+    def _is_whole(self, call: _Call) -> bool:
+        """Whether every layer of a pass was seen."""
+        names = self._nothing(0).arrays().keys() - {"routed"}
+        return all(len(call.seen.get(name, ())) == len(self._routers) for name in names)
+
+    def _write(
+        self,
+        found: Choices,
+        call: _Call,
+        row: int,
+        places: NDArray[np.int64],
+        inside: NDArray[np.bool_],
+    ) -> None:
+        """Write what was seen of `row` to `places`, of those tokens that are `inside`."""
+        import torch
+
+        block = slice(row * len(places), (row + 1) * len(places))
+        for name, kept in found.arrays().items():
+            if name != "routed":
                 seen = torch.stack([layer[block].cpu() for layer in call.seen[name]], dim=1)
                 kept[places[inside]] = seen.to(torch.from_numpy(kept).dtype).numpy()[inside]
-            found.routed[places[inside]] = True
-        return found
+        found.routed[places[inside]] = True
 
     def _nothing(self, tokens: int) -> Choices:
         """Choices of as many tokens of which none is routed."""
