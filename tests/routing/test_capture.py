@@ -455,6 +455,22 @@ def test_a_rejected_branch_leaves_no_trace(tiny_moe):
     np.testing.assert_array_equal(trace.routed, [True] * 21 + [False])
 
 
+def test_a_wrong_token_of_a_batch_that_was_taken_back_is_no_reason_to_refuse(tiny_moe):
+    import torch
+    from transformers import DynamicCache
+
+    ids = torch.tensor([prompt_ids(10), prompt_ids(10, seed=4)])
+    cache = DynamicCache(config=tiny_moe.model.config)
+    with torch.inference_mode(), RoutingRecorder(tiny_moe.model) as recorder:
+        tiny_moe.model(ids, past_key_values=cache)
+        final = [*ids[0, :8].tolist(), 299, 298]
+        with pytest.raises(ValueError, match="row 0 was fed other tokens than these"):
+            recorder.choices(final)
+        cache.crop(-3)
+        tiny_moe.model(ids[:, 7:8], past_key_values=cache)
+    assert recorder.choices(final).routed.tolist() == [True] * 8 + [False] * 2
+
+
 def test_hooks_are_gone_after_the_with_block(tiny_moe):
     with RoutingRecorder(tiny_moe.model):
         pass
