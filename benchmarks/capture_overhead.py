@@ -1,4 +1,4 @@
-"""What recording the experts costs: generation with capture against without, interleaved in one process.
+"""What recording costs: generation with each kind of capture against none, interleaved in one process.
 
 Run: OMP_NUM_THREADS=1 python benchmarks/capture_overhead.py [--generator G]
 """
@@ -12,10 +12,17 @@ import time
 from tables import heading, table
 
 import workbench as wb
-from workbench.generation.options import Decoding
+from workbench.generation.options import Capture, Decoding
 from workbench.generation.prompts import plain_prompt
 
 REPEATS, NEW_TOKENS = 9, 48
+WAYS: dict[Capture, str] = {
+    False: "nothing",
+    True: "experts and gate weights",
+    "logits": "and router logits",
+    "contributions": "and contributions",
+    "all": "and both",
+}
 
 
 def main() -> None:
@@ -29,9 +36,10 @@ def main() -> None:
             prompt_tokens // 14
         )
         prompt = plain_prompt(text, tokenizer=generator.tokenizer, budget_tokens=generator.context)
-        seconds: dict[bool, list[float]] = {True: [], False: []}
+        seconds: dict[Capture, list[float]] = {capture: [] for capture in WAYS}
         for repeat in range(REPEATS + 1):
-            for capture in (False, True) if repeat % 2 else (True, False):
+            ways = list(WAYS)
+            for capture in ways[repeat % len(ways) :] + ways[: repeat % len(ways)]:
                 started = time.process_time()
                 generator.generate(
                     prompt,
@@ -41,15 +49,18 @@ def main() -> None:
                 )
                 if repeat:  # the first round warms up
                     seconds[capture].append(time.process_time() - started)
-        ratios = [a / b for a, b in zip(seconds[True], seconds[False], strict=True)]
-        rows.append(
-            [
-                len(prompt.token_ids),
-                f"{statistics.median(seconds[False]):.3f}",
-                f"{statistics.median(seconds[True]):.3f}",
-                f"{statistics.median(ratios):.3f} ({min(ratios):.3f}–{max(ratios):.3f})",
-            ]
-        )
+        for capture, name in WAYS.items():
+            ratios = [a / b for a, b in zip(seconds[capture], seconds[False], strict=True)]
+            rows.append(
+                [
+                    len(prompt.token_ids),
+                    name,
+                    f"{statistics.median(seconds[capture]):.3f}",
+                    f"{statistics.median(ratios):.3f} ({min(ratios):.3f}–{max(ratios):.3f})"
+                    if capture
+                    else "1",
+                ]
+            )
     print(
         heading(
             f"Capture of routing against plain generate ({generator.name})",
@@ -60,7 +71,7 @@ def main() -> None:
         )
     )
     print()
-    print(table(["prompt tokens", "without", "with capture", "ratio (least–most)"], rows))
+    print(table(["prompt tokens", "recorded", "seconds", "ratio (least–most)"], rows))
 
 
 if __name__ == "__main__":

@@ -61,6 +61,7 @@ NUMPY_ONLY = [
         "contrasts",
         "margins",
         "compare",
+        "contributions",
     )
 ]
 MAKES_TABLES = {"numpy", "pandas"}  # the second within functions, for import workbench stays light

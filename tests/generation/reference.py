@@ -68,7 +68,10 @@ class Reference:
         self.config = model.config
         self.w = {k: v.detach().double().numpy() for k, v in model.state_dict().items()}
         self.is_moe = model.config.model_type == "phimoe"
-        self.router_logits: dict[tuple[int, int], np.ndarray] = {}  # of the last forward pass
+        # of the last forward pass, by layer and token; of what an expert adds, the gate weight included, the norm
+        self.router_logits: dict[tuple[int, int], np.ndarray] = {}
+        self.contributions: dict[tuple[int, int], list[float]] = {}
+        self.output_norms: dict[tuple[int, int], float] = {}
 
     def linear(self, name: str, x: np.ndarray) -> np.ndarray:
         y = x @ self.w[f"{name}.weight"].T
@@ -121,9 +124,13 @@ class Reference:
             experts, gates = self.route(layer, t, row)
             routes.append((layer, t, experts, gates))
             self.router_logits[layer, t] = row
+            self.contributions[layer, t] = []
             for expert, gate in zip(experts, gates, strict=True):
                 a, b = np.split(self.w[f"{name}.experts.gate_up_proj"][expert] @ x[t], 2)
-                out[t] += gate * (self.w[f"{name}.experts.down_proj"][expert] @ (silu(a) * b))
+                added = gate * (self.w[f"{name}.experts.down_proj"][expert] @ (silu(a) * b))
+                self.contributions[layer, t].append(float(np.sqrt((added**2).sum())))
+                out[t] += added
+            self.output_norms[layer, t] = float(np.sqrt((out[t] ** 2).sum()))
         return out
 
     def route(self, layer: int, token: int, row: np.ndarray) -> tuple[list[int], list[float]]:

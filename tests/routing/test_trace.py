@@ -11,6 +11,8 @@ from workbench.errors import InputError
 from workbench.routing.statistics import usage_entropy
 from workbench.routing.trace import RoutingTrace, TracedSource, example_trace, load_trace
 
+OPTIONAL = ["gate_weights", "log_probabilities", "router_logits", "contributions", "output_norms"]
+
 
 @pytest.fixture
 def trace() -> RoutingTrace:
@@ -34,6 +36,8 @@ def trace() -> RoutingTrace:
         routed=routed,
         log_probabilities=np.where(np.arange(tokens) < 30, np.nan, -0.5).astype(np.float32),
         router_logits=random.standard_normal((tokens, layers, experts)).astype(np.float16),
+        contributions=random.uniform(0, 9, chosen.shape).astype(np.float16),
+        output_norms=random.uniform(0, 9, (tokens, layers)).astype(np.float16),
         sources=(
             TracedSource("evidence 1", "pump.md", "c1", 3, 20, 10, rank=1, language="en"),
             TracedSource("evidence 12", "öl.md", "c7", 0, 29, 30, rank=4),
@@ -90,7 +94,7 @@ def test_a_saved_trace_loads_equal(trace, tmp_path):
             assert one == two
 
 
-@pytest.mark.parametrize("name", ["gate_weights", "log_probabilities", "router_logits"])
+@pytest.mark.parametrize("name", OPTIONAL)
 def test_what_is_not_known_survives_saving(trace, tmp_path, name):
     again = load_trace(replace(trace, **{name: None}).save(tmp_path / "t.npz"))
     assert getattr(again, name) is None and len(again.experts) == 40
@@ -127,14 +131,14 @@ def test_a_flipped_bit_of_the_file_is_one_sentence_or_changes_nothing(trace, tmp
         assert "\n" not in str(error)
 
 
-@pytest.mark.parametrize("version", [1, 3])
+@pytest.mark.parametrize("version", [2, 4])
 def test_another_format_is_named(trace, tmp_path, version):
     path = trace.save(tmp_path / "trace.npz")
     with np.load(path) as arrays:
         held = dict(arrays)
-    old = held["header"].tobytes().replace(b'"format": 2', b'"format": %d' % version)
+    old = held["header"].tobytes().replace(b'"format": 3', b'"format": %d' % version)
     np.savez(path, **{**held, "header": np.frombuffer(old, dtype=np.uint8)})
-    with pytest.raises(InputError, match=f"has trace format {version}, this program reads 2"):
+    with pytest.raises(InputError, match=f"has trace format {version}, this program reads 3"):
         load_trace(path)
 
 
@@ -158,7 +162,10 @@ def test_the_frames_tell_each_token_and_each_choice(trace):
         place = int(one.position), int(one.layer), int(one.choice)
         assert one.expert == trace.experts[place]
         assert one.gate_weight == np.float32(trace.gate_weights[place])
-    assert replace(trace, gate_weights=None).choices_frame().gate_weight.isna().all()
+        assert one.contribution == np.float32(trace.contributions[place])
+    for name in ("gate_weight", "contribution"):
+        without = replace(trace, **{f"{name}s": None}).choices_frame()
+        assert without[name].isna().all() and without.drop(columns=name).notna().all(axis=None)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04 broken"])
@@ -185,6 +192,8 @@ def test_a_pickled_array_is_never_loaded(tmp_path):
         ("segment_names", ("question",)),
         ("log_probabilities", np.zeros(1, dtype=np.float32)),
         ("router_logits", np.zeros((3, 1, 5), dtype=np.float16)),
+        ("contributions", np.zeros((3, 1, 1), dtype=np.float16)),
+        ("output_norms", np.zeros((3, 1, 2), dtype=np.float16)),
         ("sources", (TracedSource("evidence 9", "a", "b", 0, 1, 0),)),
     ],
 )

@@ -9,7 +9,8 @@ from typing import Literal, get_args
 from workbench.cancel import CancelToken
 from workbench.generation.memory import KV
 
-Capture = bool | Literal["logits"]  # whether routing is recorded, and the router logits too
+# Whether routing is recorded; beside it the router logits, the norms of what each expert contributes, or both
+Capture = bool | Literal["logits", "contributions", "all"]
 CacheKind = Literal["reserved", "static", "int8", "fp8", "offloaded", "none"]
 
 
@@ -93,8 +94,10 @@ class Request:
     capture: Capture = True
 
     def __post_init__(self) -> None:
-        if self.capture not in (True, False, "logits"):
-            raise ValueError(f"capture={self.capture!r} is not known; use True, False or 'logits'")
+        if self.capture not in (True, False, "logits", "contributions", "all"):
+            raise ValueError(
+                f"capture={self.capture!r} is not known; use True, False, 'logits', 'contributions' or 'all'"
+            )
         if isinstance(self.stop, str) or not all(self.stop):
             raise ValueError(f"stop={self.stop!r} must be a list of strings that are not empty")
         if not isinstance(self.decoding, Decoding):
@@ -107,3 +110,13 @@ class Request:
             raise ValueError(
                 "prompt lookup compares guesses with the likeliest token: set temperature=0 or prompt_lookup_tokens=0"
             )
+
+    @property
+    def has_logits(self) -> bool:
+        """Whether the router logits are recorded."""
+        return self.capture in ("logits", "all")
+
+    @property
+    def has_contributions(self) -> bool:
+        """Whether the norms of what each expert contributes are recorded."""
+        return self.capture in ("contributions", "all")

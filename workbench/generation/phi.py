@@ -145,10 +145,11 @@ class Generator:
     ) -> Generation:
         """Answer `prompt` by ordinary decoding; ``on_text`` receives the text as it grows.
 
-        `capture` says whether the routing is recorded, with ``"logits"`` the router logits too. The text ends before
-        the first of the `stop` strings. Cancelling keeps what there is, with ``finish_reason`` "cancelled". Raises
-        ``PromptTooLong`` when prompt and answer exceed the context (nothing is ever cut silently) and ``DoesNotFit``
-        when memory runs out, after which the generator is as usable as before.
+        `capture` says whether the routing is recorded: with ``"logits"`` the router logits too, with
+        ``"contributions"`` the norms of what each expert adds to its layer's output, with ``"all"`` both. The text ends
+        before the first of the `stop` strings. Cancelling keeps what there is, with ``finish_reason`` "cancelled".
+        Raises ``PromptTooLong`` when prompt and answer exceed the context (nothing is ever cut silently) and
+        ``DoesNotFit`` when memory runs out, after which the generator is as usable as before.
         """
         _check_new(max_new_tokens)
         _check_prompts([prompt])
@@ -342,10 +343,12 @@ class Generator:
         said = answer_ids(self.tokenizer, f"[{n}] {found[0]}", own_marks=[0])
         return (*said, stop_ids(self.model, self.tokenizer)[0])
 
-    def read(self, prompt: Prompt, *, capture: Literal[True, "logits"] = True) -> RoutingTrace:
+    def read(
+        self, prompt: Prompt, *, capture: Literal[True, "logits", "contributions", "all"] = True
+    ) -> RoutingTrace:
         """Feed `prompt` without answering; which experts each of its tokens used.
 
-        With ``capture="logits"`` the trace holds the router logits too. Raises ``ValueError`` for a dense model.
+        `capture` is that of ``generate``, but for False. Raises ``ValueError`` for a dense model.
         """
         if not self.is_moe:
             raise ValueError(f"{self.name} is a dense model: it routes nothing")
@@ -434,7 +437,11 @@ class Generator:
             pace=self.pace(request.decoding),
             key_of=key_of,
             prefixes=self.prefixes,
-            recorder=RoutingRecorder(self.model, logits=captured == "logits") if captured else None,
+            recorder=RoutingRecorder(
+                self.model, logits=request.has_logits, contributions=request.has_contributions
+            )
+            if captured
+            else None,
             turn=self._turn,
             cancel=request.cancel,
         )

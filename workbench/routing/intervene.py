@@ -15,7 +15,7 @@ from weakref import WeakSet
 import numpy as np
 from numpy.typing import NDArray
 
-from workbench.routing.capture import find_routers
+from workbench.routing.capture import architecture_of, find_routers
 
 if TYPE_CHECKING:
     import torch
@@ -77,8 +77,8 @@ def intervened(
     Raises
     ------
     ValueError
-        The model is dense, another intervention is under way, an expert or layer does not exist, or fewer than two
-        experts would be left in a layer.
+        The model is dense or gates otherwise (Mixtral), another intervention is under way, an expert or layer does not
+        exist, or fewer than two experts would be left in a layer.
     """
     routers = _routers(model)
     by_layer = _by_layer(model, edits, len(routers))
@@ -221,10 +221,15 @@ def _rerouted(
 
 
 def _routers(model: Any) -> list[Any]:
-    routers = find_routers(model)
-    if not routers:
+    routers, architecture = find_routers(model), architecture_of(model)
+    if not routers or architecture is None:
         raise ValueError(
             f"{type(model).__name__} has no sparsemixer router: it cannot be intervened in"
+        )
+    if architecture.gating != "sparsemixer":
+        raise ValueError(
+            f"{type(model).__name__} gates by {architecture.gating}, and an intervention decides anew by sparsemixer: "
+            "only a Phi-MoE can be intervened in"
         )
     if is_intervened(model):
         raise ValueError("this model is being intervened in already; give all edits together")

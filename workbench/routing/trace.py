@@ -24,12 +24,12 @@ from workbench.routing.statistics import expert_counts
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT = 2
+FORMAT = 3
 PREFILL, DECODE = 0, 1
 _PHASES = ("prefill", "decode")
 _ARRAYS = (
     "experts", "gate_weights", "router_logits", "token_ids", "phases", "segments", "spans", "routed",
-    "log_probabilities",
+    "log_probabilities", "contributions", "output_norms",
 )  # fmt: skip
 
 
@@ -64,10 +64,13 @@ class RoutingTrace:
     ``experts`` and ``gate_weights``: [tokens, layers, k]. Rows where ``routed`` is False (the last generated token is
     never fed back) hold 0 and are left out of every count. ``segments`` [tokens] index ``segment_names``: "system",
     "template", "question", "evidence 1", …, "answer". ``spans`` [tokens, 2] are half-open characters of the prompt's
-    text, for answer tokens of the answer's text. ``router_logits`` [tokens, layers, experts], where they were asked
-    for, are those before sparsemixer. ``log_probabilities`` [tokens] (nats) are nan for tokens of the prompt.
-    ``sources`` say which document and hit an evidence segment is of, ``origin`` which checkpoint, precision, device and
-    library routed.
+    text, for answer tokens of the answer's text. ``log_probabilities`` [tokens] (nats) are nan for tokens of the
+    prompt. ``sources`` say which document and hit an evidence segment is of, ``origin`` which checkpoint, precision,
+    device and library routed.
+
+    Where they were asked for: ``router_logits`` [tokens, layers, experts] are those before sparsemixer,
+    ``contributions`` [tokens, layers, k] the Euclidean norms of gate weight × expert output, and ``output_norms``
+    [tokens, layers] those of their sum; norms have three digits and end at 65,504, more is inf.
 
     >>> trace = example_trace()
     >>> trace.counts().tolist()            # [layers, experts]: two tokens routed, k = 2
@@ -88,6 +91,8 @@ class RoutingTrace:
     routed: NDArray[np.bool_]
     log_probabilities: NDArray[np.float32] | None = None
     router_logits: NDArray[np.float16] | None = None
+    contributions: NDArray[np.float16] | None = None
+    output_norms: NDArray[np.float16] | None = None
     sources: tuple[TracedSource, ...] = ()
     origin: Mapping[str, str] = field(default_factory=dict)
 
@@ -108,13 +113,16 @@ class RoutingTrace:
         for name, row in rows.items():
             if len(row) != tokens:
                 raise ValueError(f"{name} has {len(row)} rows, experts has {tokens}")
-        if self.gate_weights is not None and self.gate_weights.shape != self.experts.shape:
-            raise ValueError(
-                f"gate_weights {self.gate_weights.shape} differ from experts {self.experts.shape}"
-            )
-        wanted = (*self.experts.shape[:2], self.n_experts)
-        if self.router_logits is not None and self.router_logits.shape != wanted:
-            raise ValueError(f"router_logits {self.router_logits.shape} should be {wanted}")
+        chosen = self.experts.shape
+        shapes: dict[str, tuple[NDArray[Any] | None, tuple[int, ...]]] = {
+            "gate_weights": (self.gate_weights, chosen),
+            "router_logits": (self.router_logits, (*chosen[:2], self.n_experts)),
+            "contributions": (self.contributions, chosen),
+            "output_norms": (self.output_norms, chosen[:2]),
+        }
+        for name, (array, shape) in shapes.items():
+            if array is not None and array.shape != shape:
+                raise ValueError(f"{name} {array.shape} should be {shape}")
         if self.experts.size and int(self.experts.max()) >= self.n_experts:
             raise ValueError(
                 f"expert {int(self.experts.max())} named, but there are {self.n_experts} experts"
@@ -208,15 +216,17 @@ class RoutingTrace:
         return pd.DataFrame(columns).rename_axis("position")
 
     def choices_frame(self) -> pd.DataFrame:
-        """One row a choice of a routed token: position, layer, choice (0 is the first), expert, gate weight.
+        """One row a choice of a routed token: position, layer, choice (0 is the first), expert, weight, contribution.
+
+        A gate weight or contribution that was not recorded is nan.
 
         >>> example_trace().choices_frame().values.tolist()[1]
-        [0.0, 0.0, 1.0, 1.0, 1.0]
+        [0.0, 0.0, 1.0, 1.0, 1.0, nan]
         """
         import pandas as pd
 
         position, layer, choice = np.indices(self.experts.shape)
-        weights = self.gate_weights
+        weights, added = self.gate_weights, self.contributions
         nothing = np.full(self.experts.shape, np.nan, dtype=np.float32)
         columns = {
             "position": position,
@@ -224,6 +234,7 @@ class RoutingTrace:
             "choice": choice,
             "expert": self.experts,
             "gate_weight": nothing if weights is None else weights.astype(np.float32),
+            "contribution": nothing if added is None else added.astype(np.float32),
         }
         kept = {
             name: np.asarray(values)[self.routed].reshape(-1) for name, values in columns.items()
