@@ -59,6 +59,10 @@ NUMPY_ONLY = [
         "agreement",
         "contrasts",
         "margins",
+        "groups",
+        "vocabulary",
+        "drift",
+        "distances",
     )
 ]
 MAKES_TABLES = {"numpy", "pandas"}  # the second within functions, for import workbench stays light

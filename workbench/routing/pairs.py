@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 from math import comb
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from workbench.routing.statistics import expert_counts, shannon_bits
+from workbench.routing.statistics import check_experts, expert_counts, ratio, shannon_bits
 
 _BLOCK = 1 << 14  # tokens that are counted at once
 
@@ -34,7 +33,7 @@ class Coactivation:
         Muennighoff et al., arXiv:2409.02060, section 5.2, over all pairs of choices.
         """
         chosen = np.diagonal(self.together, axis1=1, axis2=2)[:, :, None]
-        return _divided(self.together, chosen)
+        return ratio(self.together, chosen)
 
     def lift(self) -> NDArray[np.float64]:
         """How much more often two experts meet than if they were chosen independently, nan where one never was.
@@ -44,7 +43,7 @@ class Coactivation:
         """
         chosen = np.diagonal(self.together, axis1=1, axis2=2).astype(np.float64)
         expected = chosen[:, :, None] * chosen[:, None, :]
-        return _divided(self.together * np.float64(self.tokens), expected)
+        return ratio(self.together * np.float64(self.tokens), expected)
 
 
 def coactivation(experts: NDArray[np.integer], *, n_experts: int) -> Coactivation:
@@ -56,7 +55,7 @@ def coactivation(experts: NDArray[np.integer], *, n_experts: int) -> Coactivatio
     >>> found.conditional()[0, 1].tolist()
     [1.0, 1.0, 0.0]
     """
-    _check(experts, n_experts)
+    check_experts(experts, n_experts=n_experts)
     return Coactivation(_met(experts, experts, n_experts), len(experts))
 
 
@@ -68,9 +67,9 @@ def transitions(experts: NDArray[np.integer], *, n_experts: int) -> NDArray[np.f
     >>> transitions(np.array([[[0, 1], [2, 3]], [[0, 3], [2, 1]]]), n_experts=4)[0, 0].tolist()
     [0.0, 0.25, 0.5, 0.25]
     """
-    _check(experts, n_experts)
+    check_experts(experts, n_experts=n_experts)
     met = _met(experts[:, :-1], experts[:, 1:], n_experts)
-    return _divided(met, met.sum(axis=2, keepdims=True))
+    return ratio(met, met.sum(axis=2, keepdims=True))
 
 
 def transition_information(experts: NDArray[np.integer], *, n_experts: int) -> NDArray[np.float64]:
@@ -81,7 +80,7 @@ def transition_information(experts: NDArray[np.integer], *, n_experts: int) -> N
     >>> transition_information(np.array([[[0], [1]], [[1], [0]]]), n_experts=2).tolist()
     [1.0]
     """
-    _check(experts, n_experts)
+    check_experts(experts, n_experts=n_experts)
     met = _met(experts[:, :-1], experts[:, 1:], n_experts).astype(np.float64)
     total = met.sum(axis=(1, 2), keepdims=True)
     joint = met / np.maximum(total, 1)
@@ -124,7 +123,7 @@ def locality(
     >>> found.first_repeats.tolist(), found.any_repeats.tolist(), found.uniform_first, round(found.uniform_any, 3)
     ([0.5], [1.0], 0.0625, 0.242)
     """
-    _check(experts, n_experts)
+    check_experts(experts, n_experts=n_experts)
     tokens, layers, k = experts.shape
     if follows is None:
         follows = np.arange(tokens) > 0
@@ -209,17 +208,3 @@ def _meeting_by_chance(experts: NDArray[np.integer], n_experts: int) -> NDArray[
         pairs = counts @ meets @ counts - tokens  # less each token with itself
         found[layer] = pairs / max(tokens * (tokens - 1), 1)
     return found
-
-
-def _check(experts: NDArray[np.integer], n_experts: int) -> None:
-    if experts.ndim != 3:
-        raise ValueError(f"experts must be [tokens, layers, k], got {list(experts.shape)}")
-    if not len(experts):
-        raise ValueError("no token has chosen an expert")
-    if int(experts.max()) >= n_experts:
-        raise ValueError(f"expert {int(experts.max())} named, but there are {n_experts} experts")
-
-
-def _divided(above: NDArray[Any], below: NDArray[Any]) -> NDArray[np.float64]:
-    above, below = np.broadcast_arrays(np.asarray(above, np.float64), np.asarray(below, np.float64))
-    return np.asarray(np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0))
