@@ -114,15 +114,18 @@ def test_z_is_the_odds_ratio_of_scipy_over_its_error() -> None:
 
 
 def test_words_with_few_tokens_still_weigh_in_the_usage_of_the_layer() -> None:
-    experts = np.array([0] * 12 + [1] * 12)[:, None, None]
-    words = np.array([5] * 12 + list(range(100, 112)))
+    experts = np.array([0] * 12 + [1] * 36)[:, None, None]
+    words = np.array([5] * 12 + list(range(100, 136)))
     found = vocabulary_specialization(experts, words, n_experts=2, prior_strength=4.0)
-    assert found.token_ids.tolist() == [5] and found.usage.tolist() == [[0.5, 0.5]]
-    assert found.share[0, 0, 0] == pytest.approx((12 + 4 * 0.5) / 16)
+    assert found.token_ids.tolist() == [5] and found.usage.tolist() == [[0.25, 0.75]]
+    assert found.share[0, 0, 0] == pytest.approx((12 + 4 * 0.25) / 16)
     (token,) = top_tokens(found, layer=0, expert=0)
-    own, rest = (14, 2), (2, 14)  # with 4 tokens at one half added to 12, 0 and to 0, 12
+    own, rest = (
+        (13, 3),
+        (1, 39),
+    )  # with 4 tokens, a quarter of them taken, added to 12, 0 and to 0, 36
     error = np.sqrt(sum(1 / n for n in (*own, *rest)))
-    assert token.z == pytest.approx((np.log(14 / 2) - np.log(2 / 14)) / error)
+    assert token.z == pytest.approx((np.log(13 / 3) - np.log(1 / 39)) / error)
 
 
 def test_an_expert_that_was_never_chosen_takes_no_word() -> None:
