@@ -135,6 +135,26 @@ def test_a_cache_of_the_last_used_is_what_a_list_would_be(capacity: int) -> None
         assert found[layer] == hits / 400
 
 
+def test_a_cache_may_hold_more_experts_than_a_number_has_bits() -> None:
+    experts = np.random.default_rng(5).integers(0, 150, (400, 1, 2))
+    for capacity in (20, 100):
+        held: list[int] = []
+        hits = 0
+        for expert in experts.reshape(-1).tolist():
+            hits += expert in held
+            held = [*[e for e in held if e != expert], expert][-capacity:]
+        assert cache_hits(experts, capacity=capacity).tolist() == [hits / 800]
+
+
+def test_sets_of_many_experts_meet_by_chance_as_all_pairs_do() -> None:
+    keys = np.random.default_rng(6).random((60, 1, 300))
+    experts = keys.argsort(axis=2)[:, :, :9]  # 300 ** 9 sets are more than an integer can number
+    experts[30:] = experts[:30]
+    sets = [set(token[0].tolist()) for token in experts]
+    meets = np.mean([bool(sets[a] & sets[b]) for a in range(60) for b in range(60) if a != b])
+    assert locality(experts, n_experts=300).any_by_chance[0] == pytest.approx(meets)
+
+
 def test_many_tokens_are_counted_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     experts = np.random.default_rng(4).integers(0, EXPERTS, (1000, 2, 2))
     whole = coactivation(experts, n_experts=EXPERTS).together

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from math import comb
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from workbench.routing.statistics import check_experts, expert_counts, ratio, shannon_bits
 
-_BLOCK = 1 << 14  # tokens that are counted at once
+_BLOCK = 1 << 12  # tokens that are counted at once
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -133,10 +132,11 @@ def locality(
     if not len(after):
         raise ValueError("no token follows another: there is nothing to repeat")
     first = experts[:, :, 0]
+    here, before = experts[after], experts[after - 1]
     shared = np.zeros((len(after), layers), dtype=bool)
     for one in range(k):
         for other in range(k):
-            shared |= experts[after, :, one] == experts[after - 1, :, other]
+            shared |= here[:, :, one] == before[:, :, other]
     counts = expert_counts(first[:, :, None], n_experts).astype(np.float64)
     pairs = tokens * (tokens - 1)
     same = (counts * (counts - 1)).sum(axis=1) / max(pairs, 1)
@@ -167,16 +167,34 @@ def cache_hits(experts: NDArray[np.integer], *, capacity: int) -> NDArray[np.flo
         raise ValueError(f"capacity={capacity} is no number of experts")
     hits = np.zeros(layers)
     for layer in range(layers):
-        held: OrderedDict[int, None] = OrderedDict()
-        for expert in experts[:, layer].reshape(-1).tolist():
-            if expert in held:
-                hits[layer] += 1
-                held.move_to_end(expert)
-            else:
-                held[expert] = None
-                if len(held) > capacity:
-                    held.popitem(last=False)
+        asked = experts[:, layer].reshape(-1)
+        hits[layer] = (_asked_since(asked) < capacity).sum()
     return np.asarray(hits / (tokens * k))
+
+
+def _asked_since(asked: NDArray[np.integer]) -> NDArray[np.int64]:
+    """How many other experts were asked for since an expert was last; more than any cache holds if it never was."""
+    steps = len(asked)
+    order = np.argsort(asked, kind="stable")
+    again = asked[order[1:]] == asked[order[:-1]]
+    before = np.full(steps, -1)
+    before[order[1:][again]] = order[:-1][again]
+    between = np.where(before < 0, 0, np.arange(steps) - before - 1)
+    length = np.frexp(between)[1].astype(np.uint8)  # 0, then n for 2 ** (n - 1) to 2 ** n - 1
+    by_length = np.split(np.argsort(length, kind="stable"), np.cumsum(np.bincount(length))[:-1])
+    found = np.zeros(steps, dtype=np.int64)
+    for first in range(0, int(asked.max()) + 1, 64):  # 64 experts are the bits of a number
+        bit = asked.astype(np.int64) - first
+        is_here = (bit >= 0) & (bit < 64)
+        run = np.where(is_here, np.uint64(1) << bit.clip(0, 63).astype(np.uint64), np.uint64(0))
+        width = 1  # of the runs: run[i] are the experts of the steps i to i + width
+        for those in by_length[1:]:
+            met = run[before[those] + 1] | run[those - width]  # two runs that cover what is between
+            found[those] += np.bitwise_count(met)
+            run = run[:-width] | run[width:]
+            width *= 2
+    found[before < 0] = np.iinfo(np.int64).max
+    return found
 
 
 def _met(
@@ -198,13 +216,20 @@ def _met(
 
 def _meeting_by_chance(experts: NDArray[np.integer], n_experts: int) -> NDArray[np.float64]:
     """P(two different tokens share an expert), over all pairs, layer by layer; sets of k experts are few."""
-    tokens, layers, _ = experts.shape
+    tokens, layers, k = experts.shape
     found = np.zeros(layers)
     for layer in range(layers):
-        chosen = np.zeros((tokens, n_experts), dtype=bool)
-        np.put_along_axis(chosen, experts[:, layer].astype(np.int64), True, axis=1)
-        kinds, counts = np.unique(chosen, axis=0, return_counts=True)
-        meets = (kinds.astype(np.int64) @ kinds.T.astype(np.int64)) > 0
+        sets = np.sort(experts[:, layer], axis=1).astype(np.int64)
+        code = sets[:, 0]  # one number for each set
+        for choice in range(1, k):
+            if int(code.max()) >= 2**62 // n_experts:
+                code = np.unique(code, return_inverse=True)[1]
+            code = code * n_experts + sets[:, choice]
+        small = code.astype(np.min_scalar_type(int(code.max())))  # is sorted faster
+        _, first, counts = np.unique(small, return_index=True, return_counts=True)
+        kinds = np.zeros((len(first), n_experts))
+        np.put_along_axis(kinds, sets[first], 1.0, axis=1)
+        meets = (kinds @ kinds.T) > 0
         pairs = counts @ meets @ counts - tokens  # less each token with itself
         found[layer] = pairs / max(tokens * (tokens - 1), 1)
     return found
