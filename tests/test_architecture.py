@@ -62,6 +62,10 @@ NUMPY_ONLY = [
         "margins",
         "compare",
         "contributions",
+        "groups",
+        "vocabulary",
+        "drift",
+        "distances",
     )
 ]
 MAKES_TABLES = {"numpy", "pandas"}  # the second within functions, for import workbench stays light

@@ -21,10 +21,10 @@ from workbench.generation.prompts import replaced_evidence
 from workbench.routing.intervene import Edit
 
 QUESTIONS = (
-    "How often are the bearings checked?",
-    "What does the pump weigh?",
-    "Which oil is used?",
-    "Who may open the cover?",
+    "Which valve failed first?",
+    "How heavy is the flap that jammed across the pipe of the resting pump?",
+    "Who raised the alarm about the dangerous tide in 1987?",
+    "What kind of grease does a pump motor need at the top?",
 )
 
 
@@ -34,13 +34,13 @@ def pocket():
 
 
 @pytest.fixture(scope="module")
-def manual():
-    return wb.build_retriever(wb.read_corpus("corpora/manual"), max_tokens=60)
+def library():
+    return wb.build_retriever(wb.read_corpus("corpora"))
 
 
 @pytest.fixture(scope="module")
-def answers(pocket, manual):
-    return [wb.ask(q, k=2, retriever=manual, generator=pocket) for q in QUESTIONS]
+def answers(pocket, library):
+    return [wb.ask(q, k=2, retriever=library, generator=pocket) for q in QUESTIONS]
 
 
 # Contexts
@@ -86,8 +86,8 @@ def test_evidence_that_does_not_fit_or_is_not_there_is_refused(answers, pocket):
 
 
 @pytest.mark.parametrize("marks", ["sentence", "passage"])
-def test_shuffled_evidence_has_the_same_words_in_other_order(pocket, manual, marks):
-    prompt = wb.ask(QUESTIONS[0], k=2, retriever=manual, generator=pocket, marks=marks).prompt
+def test_shuffled_evidence_has_the_same_words_in_other_order(pocket, library, marks):
+    prompt = wb.ask(QUESTIONS[0], k=2, retriever=library, generator=pocket, marks=marks).prompt
     made = shuffled_evidence(prompt, tokenizer=pocket.tokenizer, seed=1)
     spans = {s.name: s for s in made.segments}
     moved = 0
@@ -191,9 +191,9 @@ def test_control_arms_are_of_the_layer_and_of_like_load():
 # Edits
 
 
-def test_an_edit_that_does_nothing_changes_no_answer(answers, pocket, manual):
+def test_an_edit_that_does_nothing_changes_no_answer(answers, pocket, library):
     found = edit_effect(
-        pocket, answers, [Edit("bias", 0, (0,), 0.0)], documents=manual.documents, arms=0
+        pocket, answers, [Edit("bias", 0, (0,), 0.0)], documents=library.documents, arms=0
     )
     frame = found.to_frame().set_index("measure")["mean"]
     assert frame["changed"] == 0 and abs(frame["likelihood_change"]) < 1e-3
@@ -201,17 +201,23 @@ def test_an_edit_that_does_nothing_changes_no_answer(answers, pocket, manual):
     assert "right" not in frame and found.controls.shape == (0, len(MEASURES))
 
 
-def test_what_changes_is_counted_answer_by_answer(answers, pocket, manual):
-    edits = [Edit("ban", e, (4,)) for e in range(14)]
+def test_what_changes_is_counted_answer_by_answer(answers, pocket, library):
+    edits = [Edit("ban", e) for e in range(14)]
     known = {
         a.question: Evidence(c.document_id, c.start, c.stop)
         for a in answers for c in a.citations[:1]
     }  # fmt: skip
     found = edit_effect(
-        pocket, answers, edits, documents=manual.documents, arms=0, evidence=known, segment="answer"
+        pocket,
+        answers,
+        edits,
+        documents=library.documents,
+        arms=0,
+        evidence=known,
+        segment="answer",
     )
     for one in found.answers:
-        with pocket.intervened(edits, prompt=one.before.prompt, segment="answer"):
+        with pocket.intervened(edits, prompt=one.before.prompt, segment="evidence"):
             again = pocket.quote(one.before.prompt)
         assert again.text == one.after.text
         cited = [{(c.document_id, i) for c in a.citations for i in range(c.start, c.stop)}
@@ -248,8 +254,8 @@ def test_banning_the_planted_expert_is_beyond_every_control_arm(
     assert abs(rows[8]["mean"]) < 0.1
 
 
-def test_edits_that_cannot_be_measured_are_refused(answers, pocket, manual):
-    parts = {"documents": manual.documents}
+def test_edits_that_cannot_be_measured_are_refused(answers, pocket, library):
+    parts = {"documents": library.documents}
     with pytest.raises(ValueError, match="is of all layers, which leaves no load to match"):
         edit_effect(pocket, answers, [Edit("ban", 1)], **parts)
     with pytest.raises(InputError, match="no answer to change"):
@@ -274,6 +280,9 @@ def test_a_case_may_quote_another_source(answers, pocket):
     other = next(s.n for s in answer.prompt.sources if s.n != said)
     case = case_of(answer, generator=pocket, quoting=other)
     assert pocket.tokenizer.decode(case.answer).startswith(f"[{other}]")
+    mark = case_of(answer, generator=pocket, quoting=other, part="mark")
+    assert pocket.tokenizer.decode(mark.answer) == f"[{other}]"
+    assert case.answer[: len(mark.answer)] == mark.answer
     with pytest.raises(ValueError, match=r"no source \[99\]"):
         case_of(answer, generator=pocket, quoting=99)
     with pytest.raises(InputError, match="none of 0 answers rests on evidence"):

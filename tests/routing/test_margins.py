@@ -20,6 +20,14 @@ def test_a_margin_is_that_of_the_sorted_logits(seed: int, k: int) -> None:
     assert (found >= 0).all()
 
 
+def test_margins_of_many_float16_tokens_are_those_of_sorting_in_float64() -> None:
+    logits = np.random.default_rng(0).standard_normal((1300, 2, 16)).astype(np.float16)
+    ordered = np.sort(logits.astype(np.float64), axis=2)
+    last, left = ordered[:, :, -2], ordered[:, :, -3]
+    expected = (last - left) / np.maximum(abs(last), abs(left))
+    assert (margins(logits) == expected).all()
+
+
 def test_ties_and_zeros_are_fragile() -> None:
     logits = np.array([[[3.0, 1.0, 1.0, 0.0]], [[0.0, 0.0, 0.0, 0.0]], [[9.0, 8.0, -8.0, -9.0]]])
     assert fragile(logits).tolist() == [[True], [True], [False]]

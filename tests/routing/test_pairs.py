@@ -135,6 +135,25 @@ def test_a_cache_of_the_last_used_is_what_a_list_would_be(capacity: int) -> None
         assert found[layer] == hits / 400
 
 
+def test_a_cache_may_hold_more_experts_than_a_number_has_bits() -> None:
+    experts = np.random.default_rng(5).integers(0, 150, (400, 1, 2))
+    for capacity in (20, 100):
+        held: list[int] = []
+        hits = 0
+        for expert in experts.reshape(-1).tolist():
+            hits += expert in held
+            held = [*[e for e in held if e != expert], expert][-capacity:]
+        assert cache_hits(experts, capacity=capacity).tolist() == [hits / 800]
+
+
+def test_sets_are_told_apart_where_an_integer_cannot_number_them() -> None:
+    """Nine of 256 experts: 2 ** 72 sets. The first two differ in their first expert alone, the third shares that."""
+    rest, other = list(range(10, 18)), list(range(20, 28))
+    experts = np.array([[0, *rest], [1, *rest], [0, *other]])[:, None, :]
+    found = locality(experts, n_experts=256).any_by_chance[0]
+    assert found == pytest.approx(2 / 3)  # of three pairs the second and the third do not meet
+
+
 def test_many_tokens_are_counted_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     experts = np.random.default_rng(4).integers(0, EXPERTS, (1000, 2, 2))
     whole = coactivation(experts, n_experts=EXPERTS).together

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from workbench.answer import Answer
 from workbench.errors import InputError
 from workbench.generation.phi import Generator
 from workbench.generation.prompts import Prompt, build_prompt
+from workbench.grounding.citations import MARK
+
+
+Part = Literal["answer", "mark"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,10 +45,14 @@ class Case:
         return replace(self, prompt=self.without, without=None)
 
 
-def case_of(answer: Answer, *, generator: Generator, quoting: int | None = None) -> Case:
+def case_of(
+    answer: Answer, *, generator: Generator, quoting: int | None = None, part: Part = "answer"
+) -> Case:
     """The case of an answer of `generator`, or of the answer that quotes source number `quoting` in its place.
 
-    Raises ``ValueError`` for a number without a source.
+    With ``part="mark"`` only the tokens up to the first mark, like ``[3]``: which source is chosen. Of a whole quote
+    most of the likelihood is that of copying. Raises ``ValueError`` for a number without a source, an answer without a
+    mark.
 
     >>> import workbench as wb
     >>> generator = wb.load_generator("pocket")
@@ -66,16 +75,28 @@ def case_of(answer: Answer, *, generator: Generator, quoting: int | None = None)
     ids = answer.generation.token_ids
     if quoting is not None:
         ids = generator.quote_ids(prompt, quoting)
+    if part == "mark":
+        ids = ids[: _mark_tokens(generator, ids, answer.question)]
     return Case(answer.question, prompt, ids, without)
 
 
-def cases_of(answers: Sequence[Answer], *, generator: Generator) -> list[Case]:
+def cases_of(
+    answers: Sequence[Answer], *, generator: Generator, part: Part = "answer"
+) -> list[Case]:
     """The cases of all answers that rest on evidence: an abstention has nothing to be compared with."""
     found = [
-        case_of(answer, generator=generator)
+        case_of(answer, generator=generator, part=part)
         for answer in answers
         if answer.prompt.sources and not answer.abstained
     ]
     if not found:
         raise InputError(f"none of {len(answers)} answers rests on evidence")
     return found
+
+
+def _mark_tokens(generator: Generator, ids: Sequence[int], question: str) -> int:
+    """How many tokens the first mark takes, with what stands before it."""
+    for count in range(1, len(ids) + 1):
+        if MARK.search(str(generator.tokenizer.decode(ids[:count]))):
+            return count
+    raise ValueError(f"the answer to {question!r} has no mark")

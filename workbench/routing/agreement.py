@@ -16,8 +16,14 @@ def agreement(one: NDArray[np.integer], other: NDArray[np.integer]) -> NDArray[n
     [[1.0], [0.5]]
     """
     _check(one, other)
-    shared = (one[:, :, :, None] == other[:, :, None, :]).any(axis=3)
-    return np.asarray(shared.mean(axis=2))
+    tokens, layers, k = one.shape
+    shared = np.zeros((tokens, layers), dtype=np.int64)
+    for mine in range(k):
+        is_there = np.zeros((tokens, layers), dtype=bool)
+        for theirs in range(k):
+            is_there |= one[:, :, mine] == other[:, :, theirs]
+        shared += is_there
+    return np.asarray(shared / k)
 
 
 def weighted_agreement(

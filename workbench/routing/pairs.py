@@ -5,17 +5,15 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from math import comb
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from workbench.routing.statistics import expert_counts, shannon_bits
+from workbench.routing.statistics import check_experts, expert_counts, ratio, shannon_bits
 
-_BLOCK = 1 << 14  # tokens that are counted at once
+_BLOCK = 1 << 12  # tokens that are counted at once
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,7 +32,7 @@ class Coactivation:
         Muennighoff et al., arXiv:2409.02060, section 5.2, over all pairs of choices.
         """
         chosen = np.diagonal(self.together, axis1=1, axis2=2)[:, :, None]
-        return _divided(self.together, chosen)
+        return ratio(self.together, chosen)
 
     def lift(self) -> NDArray[np.float64]:
         """How much more often two experts meet than if they were chosen independently, nan where one never was.
@@ -44,7 +42,7 @@ class Coactivation:
         """
         chosen = np.diagonal(self.together, axis1=1, axis2=2).astype(np.float64)
         expected = chosen[:, :, None] * chosen[:, None, :]
-        return _divided(self.together * np.float64(self.tokens), expected)
+        return ratio(self.together * np.float64(self.tokens), expected)
 
 
 def coactivation(experts: NDArray[np.integer], *, n_experts: int) -> Coactivation:
@@ -56,7 +54,7 @@ def coactivation(experts: NDArray[np.integer], *, n_experts: int) -> Coactivatio
     >>> found.conditional()[0, 1].tolist()
     [1.0, 1.0, 0.0]
     """
-    _check(experts, n_experts)
+    check_experts(experts, n_experts=n_experts)
     return Coactivation(_met(experts, experts, n_experts), len(experts))
 
 
@@ -68,9 +66,9 @@ def transitions(experts: NDArray[np.integer], *, n_experts: int) -> NDArray[np.f
     >>> transitions(np.array([[[0, 1], [2, 3]], [[0, 3], [2, 1]]]), n_experts=4)[0, 0].tolist()
     [0.0, 0.25, 0.5, 0.25]
     """
-    _check(experts, n_experts)
+    check_experts(experts, n_experts=n_experts)
     met = _met(experts[:, :-1], experts[:, 1:], n_experts)
-    return _divided(met, met.sum(axis=2, keepdims=True))
+    return ratio(met, met.sum(axis=2, keepdims=True))
 
 
 def transition_information(experts: NDArray[np.integer], *, n_experts: int) -> NDArray[np.float64]:
@@ -81,7 +79,7 @@ def transition_information(experts: NDArray[np.integer], *, n_experts: int) -> N
     >>> transition_information(np.array([[[0], [1]], [[1], [0]]]), n_experts=2).tolist()
     [1.0]
     """
-    _check(experts, n_experts)
+    check_experts(experts, n_experts=n_experts)
     met = _met(experts[:, :-1], experts[:, 1:], n_experts).astype(np.float64)
     total = met.sum(axis=(1, 2), keepdims=True)
     joint = met / np.maximum(total, 1)
@@ -124,7 +122,7 @@ def locality(
     >>> found.first_repeats.tolist(), found.any_repeats.tolist(), found.uniform_first, round(found.uniform_any, 3)
     ([0.5], [1.0], 0.0625, 0.242)
     """
-    _check(experts, n_experts)
+    check_experts(experts, n_experts=n_experts)
     tokens, layers, k = experts.shape
     if follows is None:
         follows = np.arange(tokens) > 0
@@ -134,10 +132,11 @@ def locality(
     if not len(after):
         raise ValueError("no token follows another: there is nothing to repeat")
     first = experts[:, :, 0]
+    here, before = experts[after], experts[after - 1]
     shared = np.zeros((len(after), layers), dtype=bool)
     for one in range(k):
         for other in range(k):
-            shared |= experts[after, :, one] == experts[after - 1, :, other]
+            shared |= here[:, :, one] == before[:, :, other]
     counts = expert_counts(first[:, :, None], n_experts).astype(np.float64)
     pairs = tokens * (tokens - 1)
     same = (counts * (counts - 1)).sum(axis=1) / max(pairs, 1)
@@ -168,16 +167,34 @@ def cache_hits(experts: NDArray[np.integer], *, capacity: int) -> NDArray[np.flo
         raise ValueError(f"capacity={capacity} is no number of experts")
     hits = np.zeros(layers)
     for layer in range(layers):
-        held: OrderedDict[int, None] = OrderedDict()
-        for expert in experts[:, layer].reshape(-1).tolist():
-            if expert in held:
-                hits[layer] += 1
-                held.move_to_end(expert)
-            else:
-                held[expert] = None
-                if len(held) > capacity:
-                    held.popitem(last=False)
+        asked = experts[:, layer].reshape(-1)
+        hits[layer] = (_asked_since(asked) < capacity).sum()
     return np.asarray(hits / (tokens * k))
+
+
+def _asked_since(asked: NDArray[np.integer]) -> NDArray[np.int64]:
+    """How many other experts were asked for since an expert was last; more than any cache holds if it never was."""
+    steps = len(asked)
+    order = np.argsort(asked, kind="stable")
+    again = asked[order[1:]] == asked[order[:-1]]
+    before = np.full(steps, -1)
+    before[order[1:][again]] = order[:-1][again]
+    between = np.where(before < 0, 0, np.arange(steps) - before - 1)
+    length = np.frexp(between)[1].astype(np.uint8)  # 0, then n for 2 ** (n - 1) to 2 ** n - 1
+    by_length = np.split(np.argsort(length, kind="stable"), np.cumsum(np.bincount(length))[:-1])
+    found = np.zeros(steps, dtype=np.int64)
+    for first in range(0, int(asked.max()) + 1, 64):  # 64 experts are the bits of a number
+        bit = asked.astype(np.int64) - first
+        is_here = (bit >= 0) & (bit < 64)
+        run = np.where(is_here, np.uint64(1) << bit.clip(0, 63).astype(np.uint64), np.uint64(0))
+        width = 1  # of the runs: run[i] are the experts of the steps i to i + width
+        for those in by_length[1:]:
+            met = run[before[those] + 1] | run[those - width]  # two runs that cover what is between
+            found[those] += np.bitwise_count(met)
+            run = run[:-width] | run[width:]
+            width *= 2
+    found[before < 0] = np.iinfo(np.int64).max
+    return found
 
 
 def _met(
@@ -199,27 +216,20 @@ def _met(
 
 def _meeting_by_chance(experts: NDArray[np.integer], n_experts: int) -> NDArray[np.float64]:
     """P(two different tokens share an expert), over all pairs, layer by layer; sets of k experts are few."""
-    tokens, layers, _ = experts.shape
+    tokens, layers, k = experts.shape
     found = np.zeros(layers)
     for layer in range(layers):
-        chosen = np.zeros((tokens, n_experts), dtype=bool)
-        np.put_along_axis(chosen, experts[:, layer].astype(np.int64), True, axis=1)
-        kinds, counts = np.unique(chosen, axis=0, return_counts=True)
-        meets = (kinds.astype(np.int64) @ kinds.T.astype(np.int64)) > 0
+        sets = np.sort(experts[:, layer], axis=1).astype(np.int64)
+        code = sets[:, 0]  # one number for each set
+        for choice in range(1, k):
+            if int(code.max()) >= 2**62 // n_experts:
+                code = np.unique(code, return_inverse=True)[1]
+            code = code * n_experts + sets[:, choice]
+        small = code.astype(np.min_scalar_type(int(code.max())))  # is sorted faster
+        _, first, counts = np.unique(small, return_index=True, return_counts=True)
+        kinds = np.zeros((len(first), n_experts))
+        np.put_along_axis(kinds, sets[first], 1.0, axis=1)
+        meets = (kinds @ kinds.T) > 0
         pairs = counts @ meets @ counts - tokens  # less each token with itself
         found[layer] = pairs / max(tokens * (tokens - 1), 1)
     return found
-
-
-def _check(experts: NDArray[np.integer], n_experts: int) -> None:
-    if experts.ndim != 3:
-        raise ValueError(f"experts must be [tokens, layers, k], got {list(experts.shape)}")
-    if not len(experts):
-        raise ValueError("no token has chosen an expert")
-    if int(experts.max()) >= n_experts:
-        raise ValueError(f"expert {int(experts.max())} named, but there are {n_experts} experts")
-
-
-def _divided(above: NDArray[Any], below: NDArray[Any]) -> NDArray[np.float64]:
-    above, below = np.broadcast_arrays(np.asarray(above, np.float64), np.asarray(below, np.float64))
-    return np.asarray(np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0))

@@ -7,6 +7,7 @@ experts even when every expert only looks at the word; what is left above this n
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,22 +99,31 @@ def specialization(
             raise ValueError(
                 "a document has tokens of more than one group; shuffle token ids instead"
             )
-        shuffled = (rng.permutation(labels)[number] for _ in range(permutations))
+        shuffled: Iterator[NDArray[np.integer]] = (
+            rng.permutation(labels)[number] for _ in range(permutations)
+        )
     else:
-        order = np.argsort(exchangeable, kind="stable")
-        shuffled = (_within(rng, groups, exchangeable, order) for _ in range(permutations))
+        shuffled = shuffles_within(groups, exchangeable, permutations=permutations, generator=rng)
     null = [usage_divergence(g) for g in shuffled]
     return Specialization(observed, np.array(null))
 
 
-def _within(
-    rng: np.random.Generator,
+def shuffles_within(
     groups: NDArray[np.integer],
     ids: NDArray[np.integer],
-    order: NDArray[np.integer],
-) -> NDArray[np.integer]:
-    """The groups shuffled among the tokens of each id; `order` sorts by id."""
-    drawn = np.lexsort((rng.random(len(ids)), ids))
-    made = np.empty_like(groups)
-    made[order] = groups[drawn]
-    return made
+    *,
+    permutations: int,
+    generator: np.random.Generator,
+) -> Iterator[NDArray[np.integer]]:
+    """The groups [tokens], shuffled among the tokens of each id, one shuffle after another.
+
+    >>> generator = np.random.default_rng(0)
+    >>> next(shuffles_within(np.array([0, 1, 2]), np.array([7, 8, 8]), permutations=1, generator=generator))[0].item()
+    0
+    """
+    order = np.argsort(ids, kind="stable")
+    for _ in range(permutations):
+        drawn = np.lexsort((generator.random(len(ids)), ids))
+        made = np.empty_like(groups)
+        made[order] = groups[drawn]
+        yield made
