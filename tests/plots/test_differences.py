@@ -14,7 +14,7 @@ def made_contrast(*, is_paired: bool = False) -> Contrast:
     difference = np.array([[0.3, -0.2, 0.05], [0.0, -0.1, 0.1]])
     q_values = np.array([[0.01, 0.05, 0.9], [1.0, 0.2, 0.06]])
     return Contrast(
-        difference=difference, low=difference - 1, high=difference + 1, p_values=q_values, q_values=q_values,
+        difference=difference, low=difference - 1, high=difference + 1, p_values=q_values / 100, q_values=q_values,
         clusters=(7, 9), is_paired=is_paired,
     )  # fmt: skip
 

@@ -34,6 +34,11 @@ SEGMENT_STYLES: Mapping[str, tuple[str, str]] = {
     "answer": ("#009e73", "\\\\\\"),
 }
 OTHER_SEGMENT = ("#d55e00", "xx")
+# colour, marker and line of each series: told apart by any two of the three
+SERIES = (
+    ("#0072b2", "o", "-"), ("#d55e00", "s", "--"), ("#009e73", "^", "-."), ("#cc79a7", "D", ":"),
+    ("#56b4e9", "v", "-"), ("#e69f00", "P", "--"), ("#666666", "X", "-."), ("#f0e442", "p", ":"),
+)  # fmt: skip
 _INCHES_WIDE, _INCHES_HIGH = 12.0, 7.5  # of a grid, at most
 
 
@@ -49,6 +54,13 @@ def grid_axes(ax: Axes | None, *, rows: int, columns: int) -> Axes:
         return ax
     width = 2.6 + min(0.34 * max(columns, 8), _INCHES_WIDE)
     return new_axes(width=width, height=1.5 + min(0.34 * rows, _INCHES_HIGH))
+
+
+def series_axes(ax: Axes | None, *, layers: int) -> Axes:
+    """`ax`, or new axes for lines or bars over layers, layer 0 at the top."""
+    if ax is not None:
+        return ax
+    return new_axes(width=8.0, height=1.6 + min(max(0.45 * layers, 2.0), _INCHES_HIGH))
 
 
 def number_ticks(axis: Axis, count: int, *, most: int = 16) -> None:
