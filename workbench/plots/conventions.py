@@ -6,19 +6,21 @@ Every colour is accompanied by what is left of it in grey: a number, a hatch or 
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from workbench.plots.figures import new_axes
+from workbench.plots.labels import label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.colorbar import Colorbar
     from matplotlib.image import AxesImage
+    from matplotlib.legend import Legend
 
 AMOUNT, DIFFERENCE = "viridis", "PuOr_r"
 NOTHING = "#dddddd"  # ground of cells and tokens that hold no number, always hatched
@@ -27,8 +29,8 @@ MORE_HATCH, LESS_HATCH = "////", "\\\\\\\\"  # of cells above and below zero
 # P. Okabe and K. Ito's colours for readers with any kind of colour vision, each with a hatch for print in grey
 SEGMENT_STYLES: Mapping[str, tuple[str, str]] = {
     "system": ("#999999", ""),
-    "template": ("#e8e8e8", ""),
-    "history": ("#cc79a7", "..."),
+    "template": ("#e8e8e8", "..."),
+    "history": ("#cc79a7", "++"),
     "question": ("#56b4e9", "///"),
     "evidence": ("#f0e442", ""),
     "answer": ("#009e73", "\\\\\\"),
@@ -181,6 +183,40 @@ def segment_style(name: str) -> tuple[str, str]:
     True
     """
     return SEGMENT_STYLES.get(name.split(" ")[0], OTHER_SEGMENT)
+
+
+def segment_legend(ax: Axes, names: Iterable[str]) -> Legend:
+    """A row below `ax`: which colour and hatch is which kind of segment."""
+    from matplotlib.patches import Patch
+
+    handles = []
+    for name in dict.fromkeys(name.split(" ")[0] for name in names):
+        colour, hatch = segment_style(name)
+        handles.append(
+            Patch(
+                facecolor=colour, hatch=hatch, edgecolor="black", linewidth=0.4, label=label(name)
+            )
+        )
+    below = 0.5 / ax.get_window_extent().height * ax.figure.dpi  # of half an inch, in axes
+    return ax.legend(
+        handles=handles, loc="upper center", bbox_to_anchor=(0.5, -below if ax.axison else 0.0),
+        ncols=len(handles), fontsize="small", frameon=False,
+    )  # fmt: skip
+
+
+def expert_legend(ax: Axes, n_experts: int) -> Legend:
+    """Columns to the right of `ax`: which colour is which expert's number."""
+    from matplotlib.patches import Patch
+
+    handles = [
+        Patch(facecolor=tuple(colour), label=str(expert))
+        for expert, colour in enumerate(expert_colours(n_experts))
+    ]
+    return ax.legend(
+        handles=handles, title="expert", loc="upper left", bbox_to_anchor=(1.005, 1.0), ncols=-(-n_experts // 16),
+        fontsize="x-small", title_fontsize="small", frameon=False, labelspacing=0.2, handlelength=1.2,
+        columnspacing=0.8, borderaxespad=0.0,
+    )  # fmt: skip
 
 
 def colour_bar(ax: Axes, image: AxesImage, meaning: str) -> Colorbar:
