@@ -53,6 +53,8 @@ def test_a_part_keeps_its_positions(random_trace) -> None:
     assert ax.get_xlim() == (19.5, 49.5)
     whole = np.asarray(plot_token_layers(trace).images[0].get_array())
     np.testing.assert_array_equal(np.asarray(ax.images[0].get_array()), whole[:, 20:50])
+    (hatched,) = [p for p in plot_token_layers(trace, start=20).patches if p.get_hatch()]
+    assert (hatched.get_x(), hatched.get_width()) == (78.5, 1.0)  # the last, not routed
     with pytest.raises(ValueError, match="start=50 and stop=20 are no span of the 80 tokens"):
         plot_token_layers(trace, start=50, stop=20)
 

@@ -62,7 +62,7 @@ def series_axes(ax: Axes | None, *, layers: int) -> Axes:
     """`ax`, or new axes for lines or bars over layers, layer 0 at the top."""
     if ax is not None:
         return ax
-    return new_axes(width=8.0, height=1.6 + min(max(0.45 * layers, 2.0), _INCHES_HIGH))
+    return new_axes(width=8.8, height=1.6 + min(max(0.45 * layers, 2.0), _INCHES_HIGH))
 
 
 def number_ticks(axis: Axis, count: int, *, most: int = 16) -> None:
@@ -73,10 +73,19 @@ def number_ticks(axis: Axis, count: int, *, most: int = 16) -> None:
     >>> ax.get_yticks().tolist()[:3]
     [0, 2, 4]
     """
+    axis.set_ticks(numbered(count, most=most))
+
+
+def numbered(count: int, *, most: int) -> list[int]:
+    """0, step, 2 · step, … below `count`, `most` of them, the step a power of two.
+
+    >>> numbered(32, most=8)
+    [0, 4, 8, 12, 16, 20, 24, 28]
+    """
     step = 1
     while count > step * most:
         step *= 2
-    axis.set_ticks(np.arange(0, count, step).tolist())
+    return list(range(0, count, step))
 
 
 def layers_and_experts(ax: Axes, *, layers: int, experts: int, note: str = "") -> None:
@@ -117,6 +126,11 @@ def mark_level(bar: Colorbar, level: float, name: str = "uniform") -> None:
 def dot_cells(ax: Axes, columns: NDArray[np.integer], rows: NDArray[np.integer]) -> None:
     """A white dot with a black rim in each of these cells, to be seen on every colour."""
     ax.scatter(columns, rows, s=9, color="white", edgecolors="black", linewidths=0.5)
+
+
+def cross_cells(ax: Axes, columns: NDArray[np.integer], rows: NDArray[np.integer]) -> None:
+    """A cross in each of these cells, which are left white: what never happened."""
+    ax.scatter(columns, rows, marker="x", s=30, color="black", linewidths=1.2)
 
 
 def hatch_cells(

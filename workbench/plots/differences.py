@@ -11,6 +11,7 @@ from workbench.plots.conventions import (
     LESS_HATCH,
     MORE_HATCH,
     colour_bar,
+    cross_cells,
     grid_axes,
     hatch_cells,
     layers_and_experts,
@@ -61,7 +62,7 @@ def plot_usage_difference(
         f"{contrast.clusters[0]} and {contrast.clusters[1]} clusters, {how}; "
         f"{int(differs.sum())} of {differs.size} cells differ at q ≤ {q:g}"
     )
-    colour_bar(ax, image, f"difference in share of tokens\n(above 0: more by {first})")
+    colour_bar(ax, image, "difference (share of tokens)")
     return ax
 
 
@@ -89,7 +90,7 @@ def plot_usage_versus_uniform(
     )
     mark_signs(ax, logs, above=1.0)
     rows, columns = np.nonzero(is_dead)
-    ax.scatter(columns, rows, marker="x", s=30, color="black", linewidths=1.2)
+    cross_cells(ax, columns, rows)
     layers_and_experts(
         ax, layers=trace.layers, experts=trace.n_experts,
         note="+ more than twice, − less than half, × never chosen",

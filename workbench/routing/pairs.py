@@ -60,6 +60,26 @@ def coactivation(experts: NDArray[np.integer], *, n_experts: int) -> Coactivatio
     return Coactivation(_met(experts, experts, n_experts), len(experts))
 
 
+def seriation(similarity: NDArray[np.floating]) -> NDArray[np.int64]:
+    """An order of the rows that puts what is alike side by side: [n], from a symmetric `similarity` [n, n], 0 or more.
+
+    Sorted by the second eigenvector of the Laplacian, which gives back any order in which similarity only falls with
+    distance (Atkins, Boman and Hendrickson, "A spectral algorithm for seriation and the consecutive ones problem",
+    1998). Groups that share nothing are sorted one by one, the largest first. The diagonal does not count, nan is 0.
+
+    >>> seriation(np.array([[0, 1, 9], [1, 0, 3], [9, 3, 0]])).tolist()    # 0 and 1 both are more like 2
+    [0, 2, 1]
+    """
+    weights = np.nan_to_num(np.array(similarity, dtype=np.float64))
+    if weights.ndim != 2 or weights.shape[0] != weights.shape[1] or np.any(weights != weights.T):
+        raise ValueError(f"similarity must be [n, n] and symmetric, got {list(weights.shape)}")
+    if np.any(weights < 0):
+        raise ValueError("a similarity is negative")
+    np.fill_diagonal(weights, 0.0)
+    groups = sorted(_connected(weights > 0), key=len, reverse=True)
+    return np.concatenate([group[_second_eigenvector(weights, group)] for group in groups])
+
+
 def transitions(experts: NDArray[np.integer], *, n_experts: int) -> NDArray[np.float64]:
     """P(expert j in the next layer | expert i in this one), nan for an i never chosen: [layers - 1, i, j].
 
@@ -178,6 +198,33 @@ def cache_hits(experts: NDArray[np.integer], *, capacity: int) -> NDArray[np.flo
                 if len(held) > capacity:
                     held.popitem(last=False)
     return np.asarray(hits / (tokens * k))
+
+
+def _connected(is_joined: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
+    """The groups that a symmetric [n, n] joins, directly or through others, by their first member."""
+    left = np.ones(len(is_joined), dtype=bool)
+    found = []
+    while left.any():
+        group = np.zeros(len(left), dtype=bool)
+        group[left.argmax()] = True
+        while (wider := group | is_joined[group].any(axis=0)).sum() > group.sum():
+            group = wider
+        left &= ~group
+        found.append(np.flatnonzero(group))
+    return found
+
+
+def _second_eigenvector(
+    weights: NDArray[np.float64], group: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """The order of a joined group's members; of the two directions, that in which the first member comes earlier."""
+    if len(group) < 3:
+        return np.arange(len(group))
+    inner = weights[np.ix_(group, group)]
+    _, vectors = np.linalg.eigh(np.diag(inner.sum(axis=1)) - inner)
+    # rounded, so that what is equal keeps its order on every machine
+    order = np.argsort(vectors[:, 1].round(9), kind="stable")
+    return order if np.flatnonzero(order == 0)[0] <= (len(group) - 1) / 2 else order[::-1]
 
 
 def _met(
