@@ -53,7 +53,7 @@ def test_the_title_says_what_was_compared() -> None:
     assert "unpaired" in plot_usage_difference(made_contrast()).get_title()
 
 
-def test_even_use_is_zero_and_experts_nobody_chose_are_crossed(random_trace) -> None:
+def test_uniform_usage_is_zero_and_experts_nobody_chose_are_crossed(random_trace) -> None:
     trace = random_trace(tokens=60, layers=3, n_experts=16)
     ax = plot_usage_versus_uniform(trace, segment="question")
     usage = trace.usage("question")
@@ -71,7 +71,7 @@ def test_even_use_is_zero_and_experts_nobody_chose_are_crossed(random_trace) -> 
     assert f"({int(trace.rows('question').sum())} routed tokens)" in ax.get_title()
 
 
-def test_signs_are_where_use_is_twice_or_half_of_even(random_trace) -> None:
+def test_signs_are_where_usage_is_twice_or_half_of_uniform(random_trace) -> None:
     trace = random_trace(tokens=60, layers=3, n_experts=16)
     ax = plot_usage_versus_uniform(trace)
     logs = np.log2(np.maximum(trace.usage(), 1e-9) / 0.125)

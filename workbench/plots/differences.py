@@ -1,4 +1,4 @@
-"""Differences of expert usage, between two groups of tokens or from even use → pictures around zero."""
+"""Differences of expert usage, between two groups of tokens or from uniform usage → pictures around zero."""
 
 from __future__ import annotations
 
@@ -69,13 +69,13 @@ def plot_usage_difference(
 def plot_usage_versus_uniform(
     trace: RoutingTrace, *, segment: str | None = None, ax: Axes | None = None
 ) -> Axes:
-    """Layers × experts: log2 of usage over even use (k / experts); 1 is twice, -1 half as much as even.
+    """Layers × experts: log2 of usage over the uniform usage k / experts; 1 is twice, -1 half as much.
 
-    A plus marks cells of more than twice, a minus those of less than half the even use, a cross experts that no token
+    A plus marks cells of more than twice, a minus those of less than half of it, a cross experts that no token
     chose. `segment` limits the tokens, as in ``trace.usage``.
 
     >>> from workbench.routing.trace import example_trace
-    >>> ax = plot_usage_versus_uniform(example_trace())    # usage 1, 1/2, 1/2, 0 where 1/2 is even
+    >>> ax = plot_usage_versus_uniform(example_trace())    # usage 1, 1/2, 1/2, 0 where 1/2 is uniform
     >>> ax.images[0].get_array().tolist()
     [[1.0, 0.0, 0.0, None]]
     """
@@ -97,8 +97,8 @@ def plot_usage_versus_uniform(
     )  # fmt: skip
     tokens = int(trace.rows(segment).sum())
     ax.set_title(
-        f"usage against even use, {label(segment or 'all segments')} ({tokens:,} routed tokens)"
+        f"usage against uniform, {label(segment or 'all segments')} ({tokens:,} routed tokens)"
     )
-    even = f"{trace.k}/{trace.n_experts}"
-    colour_bar(ax, image, f"log2(usage / {even}); 0 is even use")
+    uniform = f"{trace.k}/{trace.n_experts}"
+    colour_bar(ax, image, f"log2(usage / {uniform}); 0 is uniform")
     return ax

@@ -77,7 +77,7 @@ def plot_group_usage(
     title: str = "expert usage by group",
     ax: Axes | None = None,
 ) -> Axes:
-    """Bars of the share of each group's tokens that each expert of one layer got, with a line at even use.
+    """Bars of the share of each group's tokens that each expert of one layer got, with a line at uniform usage.
 
     `usage` [groups, experts], `names` of the groups; `low` and `high` [groups, experts] bound what chance gives, such
     as percentiles under shuffled labels: the whiskers. A bar that ends beyond its whisker differs.
@@ -109,7 +109,7 @@ def plot_group_usage(
                 places, low[group], high[group], color="black", linewidth=1.5, label=name_once
             )
     ax.axhline(
-        uniform, color="black", linestyle="--", linewidth=1, label=f"even use ({uniform:.3g})"
+        uniform, color="black", linestyle="--", linewidth=1, label=f"uniform ({uniform:.3g})"
     )
     number_ticks(ax.xaxis, n_experts, most=32)
     ax.set_xlim(-0.6, n_experts - 0.4)

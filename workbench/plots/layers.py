@@ -112,11 +112,11 @@ def _columns(trace: RoutingTrace, start: int, stop: int) -> _Columns:
 
 
 def _painted(columns: _Columns, colours: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Colours of the columns: [columns, layers, 3]; a quarter of the colour is left where use is even."""
+    """Colours of the columns: [columns, layers, 3]; a quarter of the colour is left where usage is uniform."""
     from matplotlib.colors import to_rgb
 
-    even = 1 / len(colours)
-    strength = 0.25 + 0.75 * ((columns.share - even) / (1 - even)).clip(0.0, 1.0)[:, :, None]
+    uniform = 1 / len(colours)
+    strength = 0.25 + 0.75 * ((columns.share - uniform) / (1 - uniform)).clip(0.0, 1.0)[:, :, None]
     painted = strength * colours[columns.expert] + (1 - strength)
     painted[np.isnan(columns.share)] = to_rgb(NOTHING)
     return np.asarray(painted)
