@@ -26,4 +26,4 @@ def test_a_long_question_is_broken_into_lines() -> None:
     answer = answer_with("one")
     answer.question = "word " * 20
     lines = plot_context(answer).get_title().split("\n")
-    assert len(lines) == 2 and max(len(line) for line in lines) <= 55
+    assert len(lines) == 3 and max(len(line) for line in lines) <= 46

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,10 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 def gallery():
     spec = importlib.util.spec_from_file_location("make_gallery", DOCS / "make_gallery.py")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look there for their annotations
     spec.loader.exec_module(module)
-    return module
+    yield module
+    del sys.modules[spec.name]
 
 
 @pytest.fixture(scope="module")

@@ -36,6 +36,6 @@ def plot_context(answer: Answer, *, top: int = 8, ax: Axes | None = None) -> Axe
     ax.set_yticks(places, [label(shorten(" ".join(c.text.split()), 58)) for c in best])
     ax.invert_yaxis()
     ax.set_xlabel("log-probability of the choice (nats)")
-    lines = textwrap.wrap(shorten(answer.question, 150), 55)
-    ax.set_title("\n".join(label(line) for line in lines))
+    lines = textwrap.wrap(shorten(answer.question, 150), 46)
+    ax.set_title("\n".join(label(line) for line in lines), fontsize="medium")
     return ax
