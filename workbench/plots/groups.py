@@ -103,7 +103,7 @@ def plot_group_usage(
             linewidth=0.5, hatch=_GROUP_HATCHES[group % len(_GROUP_HATCHES)], label=label(name),
         )  # fmt: skip
         if low is not None and high is not None:
-            name_once = "by chance" if group == groups - 1 else None
+            name_once = "by chance" if group == groups - 1 else "_nolegend_"
             ax.vlines(places, low[group], high[group], color="white", linewidth=3.5)
             ax.vlines(
                 places, low[group], high[group], color="black", linewidth=1.5, label=name_once
