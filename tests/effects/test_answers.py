@@ -143,9 +143,8 @@ def test_contexts_of_the_embedded_model_have_intervals(answers, pocket):
         ]
         gains.append(logs[0] - logs[1])
     assert found[0].gain.difference == pytest.approx(np.mean(gains), abs=1e-3)
-    assert (
-        found[0].gain.difference > found[1].gain.difference
-    )  # shuffled words are better than none
+    # copying needs the words in their order
+    assert found[0].gain.low > 0 and found[1].gain.low > 0
 
 
 def test_contexts_that_cannot_be_made_are_refused(answers, pocket):
@@ -214,7 +213,7 @@ def test_what_changes_is_counted_answer_by_answer(answers, pocket, library):
         documents=library.documents,
         arms=0,
         evidence=known,
-        segment="answer",
+        segment="evidence",
     )
     for one in found.answers:
         with pocket.intervened(edits, prompt=one.before.prompt, segment="evidence"):

@@ -11,6 +11,7 @@ from workbench.routing.pairs import (
     cache_hits,
     coactivation,
     locality,
+    seriation,
     transition_information,
     transitions,
 )
@@ -174,3 +175,31 @@ def test_what_cannot_be_counted_is_refused() -> None:
         cache_hits(np.zeros((1, 1, 1), int), capacity=0)
     with pytest.raises(ValueError, match="the first token follows none"):
         locality(np.zeros((2, 1, 1), int), n_experts=4, follows=np.array([True, True]))
+
+
+@given(st.integers(3, 12), st.integers(0, 2**32))
+def test_seriation_gives_back_the_order_in_which_likeness_falls_with_distance(
+    count: int, seed: int
+) -> None:
+    order = np.random.default_rng(seed).permutation(count)
+    likeness = np.exp(-np.abs(order[:, None] - order[None]) / 3.0)
+    found = order[seriation(likeness)].tolist()
+    assert found in (list(range(count)), list(range(count))[::-1])
+
+
+@given(st.integers(2, 4), st.integers(2, 5), st.integers(0, 2**32))
+def test_seriation_keeps_groups_together(groups: int, size: int, seed: int) -> None:
+    of = np.random.default_rng(seed).permutation(np.repeat(np.arange(groups), size))
+    ordered = of[seriation((of[:, None] == of[None]) * 1.0)]
+    assert (np.diff(ordered) != 0).sum() == groups - 1
+
+
+def test_seriation_is_an_order_whatever_is_missing() -> None:
+    likeness = np.full((5, 5), np.nan)
+    assert sorted(seriation(likeness).tolist()) == list(range(5))
+    assert seriation(np.ones((2, 2))).tolist() == [0, 1]
+    for wrong in (np.ones((2, 3)), np.arange(9.0).reshape(3, 3)):
+        with pytest.raises(ValueError, match="n, n"):
+            seriation(wrong)
+    with pytest.raises(ValueError, match="negative"):
+        seriation(-np.ones((3, 3)))

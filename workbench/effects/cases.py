@@ -12,7 +12,6 @@ from workbench.generation.phi import Generator
 from workbench.generation.prompts import Prompt, build_prompt
 from workbench.grounding.citations import MARK
 
-
 Part = Literal["answer", "mark"]
 
 

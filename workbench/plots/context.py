@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from workbench.answer import Answer
 from workbench.markup import shorten
 from workbench.plots.figures import new_axes
+from workbench.plots.labels import label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,8 +33,9 @@ def plot_context(answer: Answer, *, top: int = 8, ax: Axes | None = None) -> Axe
         [c.log_probability for c in best],
         color=["#21918c" if chosen else "#b8c4cc" for chosen in said],
     )
-    ax.set_yticks(places, [shorten(" ".join(c.text.split()), 58) for c in best])
+    ax.set_yticks(places, [label(shorten(" ".join(c.text.split()), 58)) for c in best])
     ax.invert_yaxis()
     ax.set_xlabel("log-probability of the choice (nats)")
-    ax.set_title(shorten(answer.question, 80))
+    lines = textwrap.wrap(shorten(answer.question, 150), 46)
+    ax.set_title("\n".join(label(line) for line in lines), fontsize="medium")
     return ax

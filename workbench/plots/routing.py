@@ -6,6 +6,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from workbench.plots.conventions import (
+    AMOUNT,
+    check_layer,
+    colour_bar,
+    dot_cells,
+    grid_axes,
+    layers_and_experts,
+    mark_level,
+    number_ticks,
+)
+from workbench.plots.labels import label
 from workbench.routing.statistics import uniform_usage
 from workbench.routing.trace import RoutingTrace
 
@@ -27,38 +38,18 @@ def plot_expert_usage(
     """
     usage = trace.usage(segment)  # [layers, experts]
     uniform = uniform_usage(trace.n_experts, trace.k)
-    ax = _axes(ax, width=2.4 + 0.34 * trace.n_experts, height=1.5 + 0.34 * trace.layers)
+    ax = grid_axes(ax, rows=trace.layers, columns=trace.n_experts)
     image = ax.imshow(
-        usage, cmap="viridis", vmin=0.0, vmax=max(float(usage.max()), 2 * uniform), aspect="auto"
+        usage, cmap=AMOUNT, vmin=0.0, vmax=max(float(usage.max()), 2 * uniform), aspect="auto"
     )
-    ax.scatter(
-        usage.argmax(axis=1),
-        np.arange(trace.layers),
-        s=9,
-        color="white",
-        edgecolors="black",
-        linewidths=0.5,
+    dot_cells(ax, usage.argmax(axis=1), np.arange(trace.layers))
+    layers_and_experts(
+        ax, layers=trace.layers, experts=trace.n_experts, note="dot: the layer's most used"
     )
-    ax.set_xticks(np.arange(trace.n_experts))
-    ax.set_yticks(np.arange(0, trace.layers, max(1, trace.layers // 16)))
-    ax.set_xlabel("expert (dot: the layer's most used)")
-    ax.set_ylabel("layer")
     tokens = int(trace.rows(segment).sum())
-    ax.set_title(f"expert usage, {segment or 'all segments'} ({tokens:,} routed tokens)")
-    bar = ax.figure.colorbar(
-        image, ax=ax, label=f"share of tokens (k = {trace.k}, rows sum to {trace.k})"
-    )
-    bar.ax.axhline(uniform, color="white", linewidth=3)
-    bar.ax.axhline(uniform, color="black", linewidth=1)
-    bar.ax.text(
-        -0.35,
-        uniform,
-        "uniform",
-        ha="right",
-        va="center",
-        fontsize="small",
-        transform=bar.ax.get_yaxis_transform(),
-    )
+    ax.set_title(f"expert usage, {label(segment or 'all segments')} ({tokens:,} routed tokens)")
+    bar = colour_bar(ax, image, f"share of tokens (k = {trace.k}, rows sum to {trace.k})")
+    mark_level(bar, uniform)
     return ax
 
 
@@ -68,35 +59,24 @@ def plot_segment_usage(trace: RoutingTrace, *, layer: int, ax: Axes | None = Non
     Evidence is taken together; segments without a routed token are left out.
 
     >>> from workbench.routing.trace import example_trace
-    >>> [label.get_text() for label in plot_segment_usage(example_trace(), layer=0).get_yticklabels()]
+    >>> [text.get_text() for text in plot_segment_usage(example_trace(), layer=0).get_yticklabels()]
     ['question (1)', 'answer (1)']
     """
-    if not 0 <= layer < trace.layers:
-        raise ValueError(f"layer={layer} is outside 0…{trace.layers - 1}")
+    check_layer(layer, trace.layers)
     names = list(dict.fromkeys(name.split(" ")[0] for name in trace.segment_names))
     names = [name for name in names if trace.rows(name).any()]
     usage = np.stack([trace.usage(name)[layer] for name in names])  # [segments, experts]
     uniform = uniform_usage(trace.n_experts, trace.k)
-    ax = _axes(ax, width=3.4 + 0.34 * trace.n_experts, height=1.5 + 0.34 * len(names))
+    ax = grid_axes(ax, rows=len(names), columns=trace.n_experts)
     image = ax.imshow(
-        usage, cmap="viridis", vmin=0.0, vmax=max(float(usage.max()), 2 * uniform), aspect="auto"
+        usage, cmap=AMOUNT, vmin=0.0, vmax=max(float(usage.max()), 2 * uniform), aspect="auto"
     )
-    ax.set_xticks(np.arange(trace.n_experts))
+    number_ticks(ax.xaxis, trace.n_experts, most=32)
     ax.set_yticks(
-        np.arange(len(names)), [f"{name} ({int(trace.rows(name).sum())})" for name in names]
+        np.arange(len(names)), [f"{label(name)} ({int(trace.rows(name).sum())})" for name in names]
     )
     ax.set_xlabel("expert")
     ax.set_ylabel("segment (routed tokens)")
     ax.set_title(f"expert usage by segment, layer {layer}")
-    bar = ax.figure.colorbar(image, ax=ax, label="share of the segment's tokens")
-    bar.ax.axhline(uniform, color="white", linewidth=3)
-    bar.ax.axhline(uniform, color="black", linewidth=1)
+    mark_level(colour_bar(ax, image, "share of the segment's tokens"), uniform)
     return ax
-
-
-def _axes(ax: Axes | None, *, width: float, height: float) -> Axes:
-    if ax is not None:
-        return ax
-    from workbench.plots.figures import new_axes
-
-    return new_axes(width=width, height=height)

@@ -58,6 +58,26 @@ def coactivation(experts: NDArray[np.integer], *, n_experts: int) -> Coactivatio
     return Coactivation(_met(experts, experts, n_experts), len(experts))
 
 
+def seriation(similarity: NDArray[np.floating]) -> NDArray[np.int64]:
+    """An order of the rows that puts what is alike side by side: [n], from a symmetric `similarity` [n, n], 0 or more.
+
+    Sorted by the second eigenvector of the Laplacian, which gives back any order in which similarity only falls with
+    distance (Atkins, Boman and Hendrickson, "A spectral algorithm for seriation and the consecutive ones problem",
+    1998). Groups that share nothing are sorted one by one, the largest first. The diagonal does not count, nan is 0.
+
+    >>> seriation(np.array([[0, 1, 9], [1, 0, 3], [9, 3, 0]])).tolist()    # 0 and 1 both are more like 2
+    [0, 2, 1]
+    """
+    weights = np.nan_to_num(np.array(similarity, dtype=np.float64))
+    if weights.ndim != 2 or weights.shape[0] != weights.shape[1] or np.any(weights != weights.T):
+        raise ValueError(f"similarity must be [n, n] and symmetric, got {list(weights.shape)}")
+    if np.any(weights < 0):
+        raise ValueError("a similarity is negative")
+    np.fill_diagonal(weights, 0.0)
+    groups = sorted(_connected(weights > 0), key=len, reverse=True)
+    return np.concatenate([group[_second_eigenvector(weights, group)] for group in groups])
+
+
 def transitions(experts: NDArray[np.integer], *, n_experts: int) -> NDArray[np.float64]:
     """P(expert j in the next layer | expert i in this one), nan for an i never chosen: [layers - 1, i, j].
 
@@ -166,35 +186,44 @@ def cache_hits(experts: NDArray[np.integer], *, capacity: int) -> NDArray[np.flo
     if capacity < 1:
         raise ValueError(f"capacity={capacity} is no number of experts")
     hits = np.zeros(layers)
+    steps = np.arange(tokens * k, dtype=np.int32)
     for layer in range(layers):
         asked = experts[:, layer].reshape(-1)
-        hits[layer] = (_asked_since(asked) < capacity).sum()
+        last = np.full((int(asked.max()) + 1, len(steps) + 1), -1, dtype=np.int32)
+        last[asked, steps + 1] = steps
+        # when each expert was last asked for before each step: [experts, steps]
+        last = np.maximum.accumulate(last, axis=1)[:, :-1]
+        own = last[asked, steps]
+        others_since = (last > own).sum(axis=0, dtype=np.int32)
+        hits[layer] = ((own >= 0) & (others_since < capacity)).sum()
     return np.asarray(hits / (tokens * k))
 
 
-def _asked_since(asked: NDArray[np.integer]) -> NDArray[np.int64]:
-    """How many other experts were asked for since an expert was last; more than any cache holds if it never was."""
-    steps = len(asked)
-    order = np.argsort(asked, kind="stable")
-    again = asked[order[1:]] == asked[order[:-1]]
-    before = np.full(steps, -1)
-    before[order[1:][again]] = order[:-1][again]
-    between = np.where(before < 0, 0, np.arange(steps) - before - 1)
-    length = np.frexp(between)[1].astype(np.uint8)  # 0, then n for 2 ** (n - 1) to 2 ** n - 1
-    by_length = np.split(np.argsort(length, kind="stable"), np.cumsum(np.bincount(length))[:-1])
-    found = np.zeros(steps, dtype=np.int64)
-    for first in range(0, int(asked.max()) + 1, 64):  # 64 experts are the bits of a number
-        bit = asked.astype(np.int64) - first
-        is_here = (bit >= 0) & (bit < 64)
-        run = np.where(is_here, np.uint64(1) << bit.clip(0, 63).astype(np.uint64), np.uint64(0))
-        width = 1  # of the runs: run[i] are the experts of the steps i to i + width
-        for those in by_length[1:]:
-            met = run[before[those] + 1] | run[those - width]  # two runs that cover what is between
-            found[those] += np.bitwise_count(met)
-            run = run[:-width] | run[width:]
-            width *= 2
-    found[before < 0] = np.iinfo(np.int64).max
+def _connected(is_joined: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
+    """The groups that a symmetric [n, n] joins, directly or through others, by their first member."""
+    left = np.ones(len(is_joined), dtype=bool)
+    found = []
+    while left.any():
+        group = np.zeros(len(left), dtype=bool)
+        group[left.argmax()] = True
+        while (wider := group | is_joined[group].any(axis=0)).sum() > group.sum():
+            group = wider
+        left &= ~group
+        found.append(np.flatnonzero(group))
     return found
+
+
+def _second_eigenvector(
+    weights: NDArray[np.float64], group: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """The order of a joined group's members; of the two directions, that in which the first member comes earlier."""
+    if len(group) < 3:
+        return np.arange(len(group))
+    inner = weights[np.ix_(group, group)]
+    _, vectors = np.linalg.eigh(np.diag(inner.sum(axis=1)) - inner)
+    # rounded, so that what is equal keeps its order on every machine
+    order = np.argsort(vectors[:, 1].round(9), kind="stable")
+    return order if np.flatnonzero(order == 0)[0] <= (len(group) - 1) / 2 else order[::-1]
 
 
 def _met(
