@@ -30,6 +30,7 @@ ORDER = [
     "report",
     "demo",
     "doctor",
+    "cli_route",
     "cli",
     "__main__",
 ]

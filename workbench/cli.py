@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench import __version__
+from workbench.cli_route import add_route_options, is_trace, route_report
 from workbench.errors import InputError, WorkbenchError
 from workbench.markup import counted
 
@@ -122,10 +123,8 @@ def build_parser() -> argparse.ArgumentParser:
     ask.add_argument("--plot", metavar="FILE.png", help="draw which experts were used")
 
     route = _verb(verbs, "route", "which experts a text uses", _route)
-    route.add_argument("text", metavar="TEXT|FILE")
+    add_route_options(route)
     _add_generator_options(route)
-    route.add_argument("--plot", metavar="FILE.png")
-    route.add_argument("--out", metavar="FILE.npz")
 
     summarize = _verb(verbs, "summarize", "one long document", _summarize)
     summarize.add_argument("file", metavar="FILE")
@@ -339,34 +338,17 @@ def _ask(arguments: argparse.Namespace) -> tuple[Result, str]:
 
 
 def _route(arguments: argparse.Namespace) -> tuple[Result, str]:
-    from workbench.generation.prompts import plain_prompt
-    from workbench.routing.statistics import usage_entropy
-
-    generator = _load(arguments)
-    text = _text_or_file(arguments.text)
-    prompt = plain_prompt(text, tokenizer=generator.tokenizer, budget_tokens=generator.context)
-    trace = generator.read(prompt)
+    for path in (arguments.plot, arguments.out):
+        _check_folder(path)
+    generator = None if is_trace(arguments.text) else _load(arguments)
+    result, text, trace, comparison = route_report(
+        arguments, generator, text_of=_text_or_file, open_index=lambda: _open(arguments)
+    )
     if arguments.out:
         _wrote(trace.save(arguments.out))
     if arguments.plot:
-        _draw(trace, arguments.plot)
-    usage = trace.usage()
-    entropy = usage_entropy(usage)
-    result = {
-        "layers": trace.layers,
-        "experts": trace.n_experts,
-        "tokens": int(trace.routed.sum()),
-        "usage": usage.tolist(),
-        "entropy": entropy.tolist(),
-    }
-    lines = [
-        f"{result['tokens']} tokens, {trace.layers} layers, {trace.n_experts} experts, {trace.k} each"
-    ]
-    for layer, row in enumerate(usage):
-        best = row.argsort()[::-1][:4]
-        named = ", ".join(f"{e} ({row[e]:.2f})" for e in best)
-        lines.append(f"layer {layer:2d}: entropy {entropy[layer]:.2f} bits; most used {named}")
-    return result, "\n".join(lines)
+        _draw(trace, arguments.plot, segment=arguments.segment, comparison=comparison)
+    return result, text
 
 
 def _summarize(arguments: argparse.Namespace) -> tuple[Result, str]:
@@ -412,15 +394,28 @@ def _load(arguments: argparse.Namespace) -> Any:
     return load_generator(arguments.generator, context=arguments.context, decoding=decoding)
 
 
-def _draw(trace: Any, path: str) -> None:
+def _draw(
+    trace: Any, path: str, *, segment: str | None = None, comparison: Any | None = None
+) -> None:
+    """The usage of a trace, or the difference that a comparison found, as a PNG."""
+    from workbench.plots.differences import plot_usage_difference
     from workbench.plots.figures import png_bytes
     from workbench.plots.routing import plot_expert_usage
     from workbench.store import write_atomic
 
-    if not Path(path).resolve().parent.is_dir():
-        raise ValueError(f"there is no folder {Path(path).parent} to write {Path(path).name} into")
-    write_atomic(Path(path), png_bytes(plot_expert_usage(trace)))
+    _check_folder(path)
+    if comparison is None:
+        ax = plot_expert_usage(trace, segment=segment)
+    else:
+        ax = plot_usage_difference(comparison.contrast)
+    write_atomic(Path(path), png_bytes(ax))
     _wrote(Path(path))
+
+
+def _check_folder(path: str | None) -> None:
+    """Refuse a file that cannot be written before the work is done."""
+    if path is not None and not Path(path).resolve().parent.is_dir():
+        raise ValueError(f"there is no folder {Path(path).parent} to write {Path(path).name} into")
 
 
 def _wrote(path: Path) -> None:

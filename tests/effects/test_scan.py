@@ -184,7 +184,7 @@ def test_a_journal_of_another_checkpoint_is_not_believed(tiny_moe, make_tiny, ca
 
 
 def test_what_cannot_be_scanned_is_refused(tiny_moe, tiny_dense, cases, tmp_path):
-    with pytest.raises(ValueError, match="is a dense model: it has no experts to take away"):
+    with pytest.raises(ValueError, match="is a dense model: it has no router to look at"):
         scan_experts(tiny_dense, cases)
     with pytest.raises(ValueError, match="there is no case"):
         scan_experts(tiny_moe, [])

@@ -216,8 +216,7 @@ def scan_experts(
     """
     if action not in ("ban", "drop"):
         raise ValueError(f"action={action!r} takes no expert away; use 'ban' or 'drop'")
-    if not generator.is_moe:
-        raise ValueError(f"{generator.name} is a dense model: it has no experts to take away")
+    generator.check_routes()
     if not cases:
         raise ValueError("there is no case to scan")
     kept = _Journal(Path(journal)) if journal is not None else None

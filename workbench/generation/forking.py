@@ -188,8 +188,7 @@ def open_fork(
     >>> effects.shape
     (2,)
     """
-    if not generator.is_moe:
-        raise ValueError(f"{generator.name} is a dense model: it has no experts to change")
+    generator.check_routes()
     if not len(answer):
         raise ValueError("the answer has no token")
     ids = [*prompt.token_ids, *answer[:-1]]

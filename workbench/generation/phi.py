@@ -101,6 +101,14 @@ class Generator:
         tokens = getattr(self.model.config, "trained_tokens", None)
         return None if tokens is None else int(tokens)
 
+    def check_routes(self) -> None:
+        """Raise ``ValueError`` for a dense model, naming what to open instead."""
+        if not self.is_moe:
+            raise ValueError(
+                f"{self.name} is a dense model: it has no router to look at; open "
+                "microsoft/Phi-3.5-MoE-instruct, or the embedded 'pocket'"
+            )
+
     def with_context(self, context: int) -> Generator:
         """The same weights for another context; the regime follows from it.
 
@@ -350,8 +358,7 @@ class Generator:
 
         `capture` is that of ``generate``, but for False. Raises ``ValueError`` for a dense model.
         """
-        if not self.is_moe:
-            raise ValueError(f"{self.name} is a dense model: it routes nothing")
+        self.check_routes()
         _check_prompts([prompt])
         self._check_room(len(prompt.token_ids), 0)
         ids = list(prompt.token_ids)

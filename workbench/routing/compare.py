@@ -85,7 +85,9 @@ def compare_routing(
     b: RoutingTrace | Sequence[RoutingTrace],
     *,
     segment: str | None = None,
+    segment_b: str | None = None,
     is_paired: bool | None = None,
+    block_tokens: int = BLOCK,
     confidence: float = 0.95,
     resamples: int = 2000,
     permutations: int = 9999,
@@ -94,10 +96,10 @@ def compare_routing(
     """Compare which experts two conditions use: differences, divergence and agreement, each with its interval.
 
     Give one trace of each, or as many of each as there are questions or documents: these are drawn and shuffled whole,
-    and an interval of several says more than one of a single text. `segment` is "answer", "question", "evidence", …
-    With `is_paired` the i-th traces of both belong together (a question in two languages); None pairs them where they
-    hold the same tokens. The statistics are those of :func:`contrast`, :func:`jensen_shannon_bits` and
-    :func:`agreement`.
+    and an interval of several says more than one of a single text; a lone trace is cut into runs of `block_tokens`.
+    `segment` is "answer", "question", "evidence", …, `segment_b` that of b if it is another. With `is_paired` the i-th
+    traces of both belong together (a question in two languages); None pairs them where they hold the same tokens. The
+    statistics are those of :func:`contrast`, :func:`jensen_shannon_bits` and :func:`agreement`.
 
     Raises
     ------
@@ -115,8 +117,13 @@ def compare_routing(
     """
     sides = [_listed(a, "a"), _listed(b, "b")]
     n_experts = _check(sides)
-    rows = [[_rows(trace, segment) for trace in side] for side in sides]
-    is_single = len(sides[0]) == len(sides[1]) == 1
+    if block_tokens < 1:
+        raise ValueError(f"block_tokens={block_tokens} must be at least 1")
+    segments = (segment, segment if segment_b is None else segment_b)
+    rows = [
+        [_rows(trace, own) for trace in side] for side, own in zip(sides, segments, strict=True)
+    ]
+    block = block_tokens if len(sides[0]) == len(sides[1]) == 1 else None
     same = len(sides[0]) == len(sides[1]) and all(
         np.array_equal(one.token_ids[i], other.token_ids[j])
         for one, other, i, j in zip(*sides, *rows, strict=True)
@@ -124,15 +131,15 @@ def compare_routing(
     paired = same if is_paired is None else is_paired
     if paired and len(sides[0]) != len(sides[1]):
         raise ValueError(f"{len(sides[0])} and {len(sides[1])} traces cannot be paired")
-    if paired and is_single and not same:
+    if paired and block and not same:
         raise ValueError("one trace of each is paired token by token, and their tokens differ")
     tables, sizes = [], []
     for side, own in zip(sides, rows, strict=True):
-        counts, tokens = _cluster_counts(side, own, n_experts, by_block=is_single)
+        counts, tokens = _cluster_counts(side, own, n_experts, block)
         if len(counts) < 2:
             raise ValueError(
                 f"{int(tokens.sum())} tokens of one trace are too few to tell chance; give several traces of each, or "
-                f"one of at least {2 * BLOCK} tokens"
+                f"one of at least {2 * block_tokens} tokens"
             )
         tables.append(counts / tokens[:, None, None])
         sizes.append(int(tokens.sum()))
@@ -148,7 +155,7 @@ def compare_routing(
     )
     divergence = jensen_shannon_bits(np.stack([in_a.mean(axis=0), in_b.mean(axis=0)]))
     null = _shuffled_divergence(in_a, in_b, paired, min(permutations, 999), seed)
-    kept = _agreements(sides, rows, by_block=is_single) if same else None
+    kept = _agreements(sides, rows, block) if same else None
     low, mean, high = _interval(kept, found.difference.shape[0], confidence, resamples, seed)
     return RoutingComparison(
         usage_a=in_a.mean(axis=0),
@@ -214,37 +221,35 @@ def _cluster_counts(
     traces: Sequence[RoutingTrace],
     rows: Sequence[NDArray[np.intp]],
     n_experts: int,
-    *,
-    by_block: bool,
+    block: int | None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Counts [clusters, layers, experts] and tokens [clusters] of whole traces, or of runs of a lone one."""
     experts = np.concatenate([t.experts[own] for t, own in zip(traces, rows, strict=True)])
-    if by_block:
-        number = _blocks(len(experts))
+    if block:
+        number = _blocks(len(experts), block)
     else:
         number = np.repeat(np.arange(len(traces)), [len(own) for own in rows])
     n = int(number[-1]) + 1
     return group_counts(experts, number, n_groups=n, n_experts=n_experts), np.bincount(number)
 
 
-def _blocks(tokens: int) -> NDArray[np.int64]:
-    """Runs of 32 tokens, the last one up to 63 long: [tokens]."""
-    return np.minimum(np.arange(tokens) // BLOCK, max(tokens // BLOCK - 1, 0))
+def _blocks(tokens: int, block: int) -> NDArray[np.int64]:
+    """Runs of `block` tokens, the last one up to twice as long less one: [tokens]."""
+    return np.minimum(np.arange(tokens) // block, max(tokens // block - 1, 0))
 
 
 def _agreements(
     sides: Sequence[Sequence[RoutingTrace]],
     rows: Sequence[Sequence[NDArray[np.intp]]],
-    *,
-    by_block: bool,
+    block: int | None,
 ) -> NDArray[np.float64]:
     """The mean agreement of each cluster: [clusters, layers]."""
     each = [
         agreement(one.experts[i], other.experts[j])
         for one, other, i, j in zip(*sides, *rows, strict=True)
     ]
-    if by_block:
-        number = _blocks(len(each[0]))
+    if block:
+        number = _blocks(len(each[0]), block)
         each = [each[0][number == n] for n in range(int(number[-1]) + 1)]
     return np.stack([part.mean(axis=0) for part in each])
 

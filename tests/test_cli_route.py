@@ -1,0 +1,151 @@
+"""``workbench route``: segments, contrasts, comparisons and interventions, as a script would call them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import workbench as wb
+from workbench.cli import main
+from workbench.generation.prompts import plain_prompt
+from workbench.routing.agreement import agreement
+from workbench.routing.compare import compare_routing
+from workbench.routing.intervene import Edit
+
+TEXT = "The pump ran for nine hours until the valve failed. " * 8
+
+
+@pytest.fixture
+def route(capsys):
+    def run(*arguments, json_too=True):
+        code = main(["route", *map(str, arguments), *(["--json"] if json_too else [])])
+        captured = capsys.readouterr()
+        found = json.loads(captured.out) if json_too and code == 0 else captured.out
+        return code, found, captured.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def generator():
+    return wb.load_generator("pocket")
+
+
+@pytest.fixture(scope="module")
+def index(small_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("route") / "index"
+    assert main(["index", str(small_folder), "--index", str(folder)]) == 0
+    return folder
+
+
+def read(generator, text):
+    prompt = plain_prompt(text, tokenizer=generator.tokenizer, budget_tokens=generator.context)
+    return generator.read(prompt), prompt
+
+
+def test_a_segment_is_reported_alone(route, generator):
+    code, found, _ = route(TEXT, "--segment", "question")
+    trace, _ = read(generator, TEXT)
+    assert code == 0 and found["segment"] == "question" and found["k"] == 2
+    np.testing.assert_allclose(found["usage"], trace.usage("question"))
+    assert found["tokens"] == found["segments"]["question"] == int(trace.rows("question").sum())
+    assert sum(found["segments"].values()) == int(trace.routed.sum())
+
+
+def test_two_texts_are_compared(route, generator, tmp_path):
+    other = "Harbour bread needs flour, water and salt. " * 9
+    code, found, err = route(TEXT, "--against", other, "--plot", tmp_path / "difference.png")
+    wanted = compare_routing(read(generator, TEXT)[0], read(generator, other)[0], block_tokens=16)
+    assert code == 0 and not found["comparison"]["same_tokens"]
+    assert found["comparison"]["agreement"] is None
+    np.testing.assert_allclose(found["comparison"]["divergence_bits"], wanted.divergence_bits)
+    cells = wanted.contrast.to_frame()
+    assert len(found["comparison"]["cells"]) == int((cells["q"] <= 0.05).sum())
+    assert (tmp_path / "difference.png").read_bytes().startswith(b"\x89PNG") and "wrote" in err
+
+
+def test_segments_of_a_question_over_an_index_are_contrasted(route, index, tmp_path):
+    code, found, _ = route(
+        "Which valve failed first?", "--index", index, "-k", 3, "--contrast", "evidence", "system",
+        "--out", tmp_path / "asked.npz",
+    )  # fmt: skip
+    assert code == 0 and {"evidence", "question", "answer"} <= set(found["segments"])
+    tokens = found["comparison"]["tokens"]
+    assert tokens == [found["segments"]["evidence"], found["segments"]["system"]]
+    # the same of the trace it saved
+    code, again, _ = route(tmp_path / "asked.npz", "--contrast", "evidence", "system")
+    assert code == 0 and again["comparison"] == found["comparison"]
+    code, text, _ = route(tmp_path / "asked.npz", "--segment", "evidence", json_too=False)
+    assert code == 0 and "tokens of the evidence, 5 layers" in text
+
+
+def test_an_intervention_in_a_text_is_what_the_notebook_computes(route, generator):
+    code, found, _ = route(TEXT, "--ban", "1:3", "--bias", "all:4=-0.5", "--in", "question")
+    before, prompt = read(generator, TEXT)
+    edits = [Edit("ban", 3, (1,)), Edit("bias", 4, amount=-0.5)]
+    with generator.intervened(edits, prompt=prompt, segment="question"):
+        after = generator.read(prompt)
+    rows = before.rows()
+    kept = agreement(before.experts[rows], after.experts[rows]).mean(axis=0)
+    assert code == 0
+    np.testing.assert_allclose(found["intervention"]["agreement"], kept)
+    np.testing.assert_allclose(found["intervention"]["usage"], after.usage())
+    assert [edit["action"] for edit in found["intervention"]["edits"]] == ["ban", "bias"]
+
+
+def test_an_intervention_in_an_answer_says_what_becomes_of_it(route, index):
+    bans = [part for e in range(13) for part in ("--ban", f"all:{e}")]
+    code, found, _ = route("Which valve failed first?", "--index", index, *bans)
+    assert code == 0
+    changed = found["intervention"]
+    assert changed["likelihood_change"] < -0.1 and isinstance(changed["after"], str)
+    code, text, _ = route(
+        "Which valve failed first?", "--index", index, "--drop", "2:1", json_too=False
+    )
+    assert code == 0 and "with the edit: " in text and "nats likelier" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([TEXT, "--ban", "3"], 2, "--ban '3' is not of the form LAYER:EXPERT, like 2:7"),
+        ([TEXT, "--bias", "2:3"], 2, "is not of the form LAYER:EXPERT=AMOUNT"),
+        ([TEXT, "--ban", "9:3"], 2, "names no layer; there are 0 to 4"),
+        ([TEXT, "--ban", "1:99"], 2, "names no expert; there are 0 to 15"),
+        ([TEXT, *(p for e in range(15) for p in ("--ban", f"all:{e}"))], 2, "two must be left"),
+        ([TEXT, "--in", "question"], 2, "--in says where to intervene"),
+        ([TEXT, "--ban", "1:2", "--in", "evidence"], 2, "no segment 'evidence'"),
+        ([TEXT, "--segment", "evidence"], 2, "no segment 'evidence'; there are"),
+        ([TEXT, "--contrast", "question", "answer"], 2, "no routed token in segment 'answer'"),
+        ([TEXT, "--contrast", "question", "template"], 2, "too few to tell chance"),
+        ([TEXT, "--contrast", "a", "b", "--against", TEXT], 2, "give one of them"),
+        (["no-such.npz"], 3, "no routing trace at no-such.npz"),
+        ([TEXT, "--out", "/nowhere/t.npz"], 2, "no folder /nowhere"),
+        ([TEXT, "--index", "/nowhere"], 4, "/nowhere"),
+    ],
+)
+def test_bad_input_is_one_sentence(route, arguments, code, message):
+    found = route(*arguments)
+    assert found[0] == code and message in found[2] and found[2].count("\n") == 1
+
+
+def test_what_a_saved_trace_cannot_do_is_said(route, generator, tmp_path):
+    path = read(generator, TEXT)[0].save(tmp_path / "t.npz")
+    for arguments, message in (
+        (["--ban", "1:2"], "a saved trace cannot be intervened in"),
+        (["--index", "x"], "give its text, not a saved trace"),
+        (["--against", "some other text"], "a saved trace is compared with another alone"),
+    ):
+        code, _, err = route(path, *arguments)
+        assert code == 2 and message in err
+    code, found, _ = route(path, "--against", path)
+    assert code == 0 and found["comparison"]["agreement"] == [1.0] * 5
+    assert found["comparison"]["cells"] == []
+
+
+def test_a_dense_model_says_what_to_open_instead(route, dense_folder, index):
+    for more in ([], ["--index", index]):
+        code, _, err = route(TEXT, "--generator", dense_folder, *more)
+        assert code == 2 and "is a dense model: it has no router to look at; open" in err

@@ -1,0 +1,297 @@
+"""``workbench route``: a text, a question over an index or a saved trace → which experts were used, and what if not."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from workbench.answer import Answer
+    from workbench.generation.phi import Generator
+    from workbench.routing.compare import RoutingComparison
+    from workbench.routing.intervene import Edit
+    from workbench.routing.trace import RoutingTrace
+
+Result = dict[str, Any]
+BLOCK_TOKENS = 16  # of a lone text that are drawn together; its segments are short
+SURPRISING = 0.05  # q-value up to which a cell is reported
+
+
+def add_route_options(route: argparse.ArgumentParser) -> None:
+    """What ``workbench route`` takes beside the generator's options."""
+    route.add_argument(
+        "text", metavar="TEXT|FILE|TRACE.npz", help="what is read; with --index a question"
+    )
+    route.add_argument("--index", metavar="DIR", help="answer the text from this index's documents")
+    route.add_argument(
+        "-k", type=int, default=5, help="passages to answer from (default: %(default)s)"
+    )
+    route.add_argument("--encoder", help="the encoder of that index, if not the embedded one")
+    route.add_argument(
+        "--segment", metavar="S", help="only tokens of question, evidence, 'evidence 2', answer, …"
+    )
+    route.add_argument(
+        "--contrast", nargs=2, metavar=("X", "Y"), help="usage of segment X less that of Y"
+    )
+    route.add_argument(
+        "--against", metavar="TEXT|FILE|TRACE.npz", help="compare with the routing of another text"
+    )
+    for action, what in (
+        ("ban", "give the tokens of an expert to the next best"),
+        ("drop", "let what an expert puts out count nothing"),
+        ("force", "have every token use an expert"),
+        ("bias", "add to an expert's router logit"),
+    ):
+        route.add_argument(
+            f"--{action}",
+            action="append",
+            default=[],
+            metavar="LAYER:EXPERT=AMOUNT" if action == "bias" else "LAYER:EXPERT",
+            help=f"{what}; LAYER may be 'all'; may be given again",
+        )
+    route.add_argument("--in", dest="inside", metavar="S", help="intervene in this segment alone")
+    route.add_argument("--plot", metavar="FILE.png", help="draw the usage, or the contrast")
+    route.add_argument("--out", metavar="FILE", help="save the trace: .npz")
+
+
+def route_report(
+    arguments: argparse.Namespace, generator: Generator | None, *, text_of: Any, open_index: Any
+) -> tuple[Result, str, RoutingTrace, RoutingComparison | None]:
+    """The JSON object, the text, the trace and the comparison, if one was asked for.
+
+    `generator` is None where a saved trace is looked at; `text_of` reads an argument that may be a file, `open_index`
+    opens the retriever.
+    """
+    edits = parse_edits(arguments)
+    if arguments.contrast and arguments.against:
+        raise ValueError("--contrast compares two segments, --against two texts: give one of them")
+    if arguments.inside and not edits:
+        raise ValueError("--in says where to intervene: give --ban, --drop, --force or --bias too")
+    if generator is not None:
+        generator.check_routes()
+    answer, retriever = None, None
+    if arguments.index:
+        from workbench.answer import ask
+
+        if generator is None:
+            raise ValueError("--index answers a question: give its text, not a saved trace")
+        retriever = open_index()
+        answer = ask(arguments.text, retriever=retriever, generator=generator, k=arguments.k)
+        trace = answer.routing
+    else:
+        trace = read_trace(arguments.text, generator, text_of=text_of)
+    result, lines = _usage(trace, arguments.segment)
+    comparison = _comparison(arguments, trace, generator, text_of)
+    if comparison is not None:
+        result["comparison"], more = _compared(comparison)
+        lines += more
+    if edits:
+        if generator is None:
+            raise ValueError("a saved trace cannot be intervened in: give the text again")
+        if answer is not None and retriever is not None:
+            result["intervention"], more = _changed_answer(
+                generator, answer, edits, arguments.inside, retriever.documents
+            )
+        else:
+            result["intervention"], more = _changed_reading(
+                generator, text_of(arguments.text), trace, edits, arguments.inside
+            )
+        lines += more
+    return result, "\n".join(lines), trace, comparison
+
+
+def read_trace(argument: str, generator: Generator | None, *, text_of: Any) -> RoutingTrace:
+    """A saved trace, or the routing of a text."""
+    from workbench.generation.prompts import plain_prompt
+    from workbench.routing.trace import load_trace
+
+    if is_trace(argument):
+        return load_trace(argument)
+    if generator is None:
+        raise ValueError(
+            f"{argument!r} is no saved trace, and a saved trace is compared with another alone"
+        )
+    prompt = plain_prompt(
+        text_of(argument), tokenizer=generator.tokenizer, budget_tokens=generator.context
+    )
+    return generator.read(prompt)
+
+
+def is_trace(argument: str) -> bool:
+    """Whether an argument names a saved trace."""
+    return Path(argument).suffix == ".npz"
+
+
+def parse_edits(arguments: argparse.Namespace) -> list[Edit]:
+    """--ban 2:7, --bias all:3=0.5, … as edits.
+
+    >>> from argparse import Namespace
+    >>> parse_edits(Namespace(ban=["2:7"], drop=[], force=[], bias=["all:3=-0.5"]))
+    [Edit(action='ban', expert=7, layers=(2,), amount=0.0), Edit(action='bias', expert=3, layers=None, amount=-0.5)]
+    """
+    from workbench.routing.intervene import Edit
+
+    found = []
+    for action in ("ban", "drop", "force", "bias"):
+        for given in getattr(arguments, action):
+            parts = re.fullmatch(r"(all|\d+):(\d+)(?:=([-+]?\d*\.?\d+))?", given)
+            if parts is None or (parts[3] is None) == (action == "bias"):
+                form = (
+                    "LAYER:EXPERT=AMOUNT, like 2:7=0.5"
+                    if action == "bias"
+                    else "LAYER:EXPERT, like 2:7"
+                )
+                raise ValueError(f"--{action} {given!r} is not of the form {form}")
+            layers = None if parts[1] == "all" else (int(parts[1]),)
+            found.append(Edit(action, int(parts[2]), layers, float(parts[3] or 0)))
+    return found
+
+
+def _usage(trace: RoutingTrace, segment: str | None) -> tuple[Result, list[str]]:
+    from workbench.routing.statistics import balance
+
+    usage, counts = trace.usage(segment), trace.counts(segment)
+    found = balance(counts)
+    names = dict.fromkeys(name.split(" ")[0] for name in trace.segment_names)
+    sizes = {name: int(trace.rows(name).sum()) for name in names}
+    result = {
+        "layers": trace.layers,
+        "experts": trace.n_experts,
+        "k": trace.k,
+        "tokens": int(trace.rows(segment).sum()),
+        "segment": segment,
+        "segments": {name: size for name, size in sizes.items() if size},
+        "usage": usage.tolist(),
+        "entropy": found.entropy.tolist(),
+        "effective_experts": found.effective_experts.tolist(),
+        "dead": found.dead.tolist(),
+    }
+    of = f" of the {segment}" if segment else ""
+    parts = ", ".join(f"{name} {size}" for name, size in sizes.items() if size)
+    lines = [
+        f"{result['tokens']} tokens{of}, {trace.layers} layers, {trace.n_experts} experts, {trace.k} each",
+        f"segments: {parts}",
+    ]
+    for layer, row in enumerate(usage):
+        best = row.argsort()[::-1][:4]
+        named = ", ".join(f"{e} ({row[e]:.2f})" for e in best)
+        lines.append(
+            f"layer {layer:2d}: entropy {found.entropy[layer]:.2f} bits; most used {named}"
+        )
+    return result, lines
+
+
+def _comparison(
+    arguments: argparse.Namespace, trace: RoutingTrace, generator: Generator | None, text_of: Any
+) -> RoutingComparison | None:
+    from workbench.routing.compare import compare_routing
+
+    if arguments.contrast:
+        x, y = arguments.contrast
+        return compare_routing(trace, trace, segment=x, segment_b=y, block_tokens=BLOCK_TOKENS)
+    if arguments.against:
+        other = read_trace(arguments.against, generator, text_of=text_of)
+        return compare_routing(trace, other, segment=arguments.segment, block_tokens=BLOCK_TOKENS)
+    return None
+
+
+def _compared(found: RoutingComparison) -> tuple[Result, list[str]]:
+    cells = found.contrast.to_frame()
+    cells = cells[cells["q"] <= SURPRISING]
+    result = {
+        "tokens": list(found.tokens),
+        "same_tokens": found.same_tokens,
+        "divergence_bits": found.divergence_bits.tolist(),
+        "null_bits": found.null_bits.tolist(),
+        "p": found.divergence_p.tolist(),
+        "agreement": found.agreement.tolist() if found.same_tokens else None,
+        "cells": cells.to_dict("records"),
+        "differs": list(found.differs),
+    }
+    lines = [
+        "",
+        f"compared: {found.tokens[0]} and {found.tokens[1]} tokens, in runs of {BLOCK_TOKENS}",
+    ]
+    for layer, bits in enumerate(found.divergence_bits):
+        kept = (
+            f", {found.agreement[layer]:.1%} of the experts are the same"
+            if found.same_tokens
+            else ""
+        )
+        lines.append(
+            f"layer {layer:2d}: divergence {bits:.3f} bits, {found.null_bits[layer]:.3f} by chance "
+            f"(p = {found.divergence_p[layer]:.3f}){kept}"
+        )
+    for cell in cells.head(8).itertuples():
+        lines.append(
+            f"expert {cell.expert} of layer {cell.layer}: {cell.difference:+.2f} of the tokens "
+            f"({cell.low:+.2f} to {cell.high:+.2f}), q = {cell.q:.3f}"
+        )
+    if cells.empty:
+        lines.append(f"no expert differs by more than chance (q ≤ {SURPRISING})")
+    return result, lines
+
+
+def _changed_reading(
+    generator: Generator,
+    text: str,
+    before: RoutingTrace,
+    edits: Sequence[Edit],
+    segment: str | None,
+) -> tuple[Result, list[str]]:
+    from workbench.generation.prompts import plain_prompt
+    from workbench.routing.agreement import agreement
+
+    prompt = plain_prompt(text, tokenizer=generator.tokenizer, budget_tokens=generator.context)
+    with generator.intervened(edits, prompt=prompt if segment else None, segment=segment):
+        after = generator.read(prompt)
+    rows = before.rows()
+    kept = agreement(before.experts[rows], after.experts[rows]).mean(axis=0)
+    shares = ", ".join(f"{share:.1%}" for share in kept)
+    return (
+        {**_said(edits, segment), "agreement": kept.tolist(), "usage": after.usage().tolist()},
+        ["", f"with {len(edits)} edits the tokens keep, layer by layer, {shares} of their experts"],
+    )
+
+
+def _changed_answer(
+    generator: Generator,
+    answer: Answer,
+    edits: Sequence[Edit],
+    segment: str | None,
+    documents: Any,
+) -> tuple[Result, list[str]]:
+    from workbench.effects.answers import edit_effect
+
+    found = edit_effect(
+        generator, [answer], edits, documents=documents, segment=segment, arms=0
+    ).answers[0]
+    result = {
+        **_said(edits, segment),
+        "before": found.before.text,
+        "after": found.after.text,
+        "likelihood_change": found.likelihood_change,
+        "marks_kept": _number(found.marks_kept),
+        "overlap": _number(found.overlap),
+    }
+    lines = [
+        "",
+        f"answer:        {found.before.text}",
+        f"with the edit: {found.after.text}",
+        f"the first answer is {found.likelihood_change:+.3f} nats likelier",
+    ]
+    return result, lines
+
+
+def _said(edits: Sequence[Edit], segment: str | None) -> Result:
+    return {"edits": [asdict(edit) for edit in edits], "segment": segment}
+
+
+def _number(value: float) -> float | None:
+    """The number, or None for nan, which is no JSON."""
+    return None if math.isnan(value) else value
