@@ -28,6 +28,9 @@ _ROOMS = {
     "plan_memory": "workbench.generation.planning",
     "load_trace": "workbench.routing.trace",
     "usage_entropy": "workbench.routing.statistics",
+    "compare_routing": "workbench.routing.compare",
+    "Edit": "workbench.routing.intervene",
+    "scan_experts": "workbench.effects.scan",
     "ask": "workbench.answer",
     "summarize": "workbench.summary",
     "plan_summary": "workbench.summary",
@@ -61,6 +64,7 @@ if TYPE_CHECKING:
     from workbench.corpus.documents import Document as Document
     from workbench.corpus.readers import read_corpus as read_corpus
     from workbench.corpus.readers import read_document as read_document
+    from workbench.effects.scan import scan_experts as scan_experts
     from workbench.generation.loading import load_generator as load_generator
     from workbench.generation.options import Decoding as Decoding
     from workbench.generation.options import Sampling as Sampling
@@ -76,6 +80,8 @@ if TYPE_CHECKING:
     from workbench.retrieval.retrievers import SearchOptions as SearchOptions
     from workbench.retrieval.retrievers import build_retriever as build_retriever
     from workbench.retrieval.retrievers import open_retriever as open_retriever
+    from workbench.routing.compare import compare_routing as compare_routing
+    from workbench.routing.intervene import Edit as Edit
     from workbench.routing.statistics import usage_entropy as usage_entropy
     from workbench.routing.trace import load_trace as load_trace
     from workbench.summary import plan_summary as plan_summary
