@@ -77,8 +77,8 @@ def main() -> None:
             f"Routing as a third voter ({generator.name})",
             packages=("torch", "transformers", "sentence-transformers"),
             seed=SEED,
-            note=f"The {POOL} best hits of hybrid search, reordered. The weight is chosen on one half of the questions;
-            " "the difference to hybrid search alone is that on the other half, with its 95 % interval and p. “Routing "
+            note=f"The {POOL} best hits of hybrid search, reordered. The weight is chosen on one half of them; "
+            "the difference to hybrid search alone is that on the other half, with its 95 % interval and p. “Routing "
             "alone” orders the same hits by likeness only, “random” by chance.",
         )
     )
