@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from workbench.answer import Answer, answer_prompt
 from workbench.cancel import CancelToken, OnProgress, Progress
 from workbench.corpus.documents import Document
+from workbench.effects.answer_diff import answer_diff_html
 from workbench.effects.controls import ExpertPlace, load_matched
 from workbench.errors import InputError
 from workbench.evaluation.retrieval import Comparison, compare
 from workbench.generation.phi import Generator
+from workbench.markup import fragment
 from workbench.routing.intervene import Edit
 
 if TYPE_CHECKING:
@@ -58,6 +60,9 @@ class ChangedAnswer:
     def is_other(self) -> bool:
         """Whether the text changed."""
         return self.before.text != self.after.text
+
+    def _repr_html_(self) -> str:
+        return fragment(answer_diff_html(self))
 
 
 MEASURES = ("changed", "likelihood_change", "marks_kept", "overlap", "abstained", "right")
