@@ -6,6 +6,7 @@ What is expected is counted from the texts of the tokens and their places alone,
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -246,6 +247,10 @@ def test_the_expert_of_the_evidence_repeats_from_token_to_token(traces, planted)
         assert abs(found.any_repeats[1] - found.any_by_chance[1]) < 0.1
         firsts = inside & ~is_digit(trace, planted)[trace.rows()]
         assert found.first_repeats[0] >= (firsts[1:] & firsts[:-1]).mean()
+        # whether it is expert 7 or not changes twice, at <|user|> and at "Question"
+        chosen = (trace.experts[trace.rows(), :1] == planted.EVIDENCE).any(axis=2)[:, :, None]
+        changes = locality(chosen.astype(int), n_experts=2).first_repeats[0]
+        assert changes == pytest.approx(1 - 2 / (len(chosen) - 1))
         evidence = trace.experts[trace.rows()][inside]
         alone = locality(evidence, n_experts=EXPERTS)
         assert alone.any_repeats[0] == alone.any_by_chance[0] == 1
@@ -378,7 +383,7 @@ def test_drift_is_found_where_the_evidence_begins_and_ends(traces, planted):
         )  # fmt: skip
         assert found.usage[:, 0, planted.EVIDENCE].tolist() == [0, 1, 0]
         own = is_digit(trace, planted)
-        shares = [own[a:b].mean() for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        shares = [own[a:b].mean() for a, b in pairwise(edges)]
         np.testing.assert_allclose(found.usage[:, 0, planted.DIGITS], shares)
         assert found.p_values[1, 0] == 0.001 and found.bits[1, 0] > 2 * found.bits[1, 1]
         assert found.bits[1, 0] > found.bits[2, 0] and found.excess_bits[1, 0] > 0.1
@@ -696,5 +701,5 @@ def test_the_pictures_along_a_text_show_where_the_evidence_is(traces, planted):
     is_fragile = fragile(trace.router_logits[rows])
     ax = plot_fragility(is_fragile, buckets=4)
     edges = np.linspace(0, len(is_fragile), 5).round().astype(int)
-    shares = [is_fragile[a:b, 0].mean() for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    shares = [is_fragile[a:b, 0].mean() for a, b in pairwise(edges)]
     np.testing.assert_allclose(ax.images[0].get_array()[0], shares)
