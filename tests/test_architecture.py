@@ -67,6 +67,8 @@ NUMPY_ONLY = [
         "vocabulary",
         "drift",
         "distances",
+        "export",
+        "page",
     )
 ]
 MAKES_TABLES = {"numpy", "pandas"}  # the second within functions, for import workbench stays light

@@ -7,6 +7,7 @@ chosen indices, ``gate_weights`` what multiplies their outputs (about 1 each, th
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import zipfile
 import zlib
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from workbench.errors import InputError
 from workbench.routing.statistics import expert_counts
+from workbench.store import write_atomic
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -210,7 +212,7 @@ class RoutingTrace:
             "document_stop": pd.array([stop for _, stop in places], dtype="Int64"),
             "start": self.spans[:, 0],
             "stop": self.spans[:, 1],
-            "log_probability": np.full(len(found), np.nan) if logs is None else logs,
+            "log_probability": np.full(len(found), np.nan, np.float32) if logs is None else logs,
             "routed": self.routed,
         }
         return pd.DataFrame(columns).rename_axis("position")
@@ -242,7 +244,10 @@ class RoutingTrace:
         return pd.DataFrame(kept)
 
     def save(self, path: str | Path) -> Path:
-        """Write the trace as one .npz file without pickle, with a checksum of all of it; ``load_trace`` reads it."""
+        """Write the trace as one .npz file without pickle, with a checksum of all of it; ``load_trace`` reads it.
+
+        The file appears whole or not at all.
+        """
         path = Path(path)
         arrays = {name: getattr(self, name) for name in _ARRAYS if getattr(self, name) is not None}
         header = {
@@ -255,8 +260,9 @@ class RoutingTrace:
         }
         header["sha256"] = _digest(header, arrays)
         stored = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
-        with path.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, header=stored, **arrays)
+        written = io.BytesIO()
+        np.savez_compressed(written, allow_pickle=False, header=stored, **arrays)
+        write_atomic(path, written.getvalue())
         return path
 
 
