@@ -184,9 +184,11 @@ def test_effects_around_zero_are_seldom_called_effects() -> None:
         found = with_evidence.test(permutations=SHUFFLES, seed=seed)
         false_runs.append(bool((found.q_values <= 0.05).any()))
         p_values.append(found.p_values)
-        delta = ContextUse(with_evidence, without).test(permutations=SHUFFLES, seed=seed)
+        use = ContextUse(with_evidence, without)
+        delta = use.test(permutations=SHUFFLES, seed=seed)
         of_delta.append(bool((delta.q_values <= 0.05).any()))
         np.testing.assert_allclose(delta.difference, (sides[0] - sides[1]).mean(axis=0))
+        np.testing.assert_allclose(use.delta.mean(axis=0), delta.difference)
     check(false_runs, p_values)
     assert np.mean(of_delta) <= MOST_FALSE
 

@@ -249,8 +249,10 @@ def test_the_expert_of_the_evidence_repeats_from_token_to_token(traces, planted)
         assert found.first_repeats[0] >= (firsts[1:] & firsts[:-1]).mean()
         # whether it is expert 7 or not changes twice, at <|user|> and at "Question"
         chosen = (trace.experts[trace.rows(), :1] == planted.EVIDENCE).any(axis=2)[:, :, None]
-        changes = locality(chosen.astype(int), n_experts=2).first_repeats[0]
-        assert changes == pytest.approx(1 - 2 / (len(chosen) - 1))
+        changes = locality(chosen.astype(int), n_experts=2)
+        kept = 1 - 2 / (len(chosen) - 1)
+        assert changes.first_repeats[0] == pytest.approx(kept)
+        assert changes.any_repeats[0] == pytest.approx(kept)
         evidence = trace.experts[trace.rows()][inside]
         alone = locality(evidence, n_experts=EXPERTS)
         assert alone.any_repeats[0] == alone.any_by_chance[0] == 1
