@@ -93,7 +93,7 @@ class EditEffect:
         """One row a measure: its mean with the edits, its interval over questions, mean and range of the control arms.
 
         `beyond` is True where the edits' mean lies outside the range of all control arms; of edits that do nothing
-        particular, 2 in arms + 1 do.
+        particular, 2 in arms + 1 do. With few arms that is often.
         """
         import pandas as pd
 
@@ -111,13 +111,15 @@ class EditEffect:
                 "high": found.high,
                 "questions": len(own),
             }
+            others = self.controls[:, place]
+            others = others[~np.isnan(others)]
             if len(self.controls):
-                others = self.controls[:, place]
+                low, high = (others.min(), others.max()) if len(others) else (np.nan, np.nan)
                 row |= {
-                    "control": np.nanmean(others),
-                    "control_low": np.nanmin(others),
-                    "control_high": np.nanmax(others),
-                    "beyond": not np.nanmin(others) <= found.difference <= np.nanmax(others),
+                    "control": others.mean() if len(others) else np.nan,
+                    "control_low": low,
+                    "control_high": high,
+                    "beyond": bool(found.difference < low or found.difference > high),
                 }
             rows.append(row)
         return pd.DataFrame(rows)
@@ -156,6 +158,10 @@ def edit_effect(
     if arms:
         counts = np.sum([answer.routing.counts(segment) for answer in answers], 0)
         arm_places = load_matched(counts, targets, arms=arms, seed=seed)
+    plain = []
+    for answer in answers:
+        scored = generator.score(answer.prompt, answer.generation.token_ids, cancel=cancel)
+        plain.append(float(scored.log_probabilities.astype(np.float64).sum()))
     runs = [tuple(edits), *(_stand_ins(edits, targets, arm) for arm in arm_places)]
     found = []
     for number, run in enumerate(runs):
@@ -163,15 +169,16 @@ def edit_effect(
         for place, answer in enumerate(answers):
             if cancel is not None:
                 cancel.raise_if_cancelled("answering with other experts")
-            changed.append(
-                _changed(generator, answer, run, segment, documents, evidence or {}, max_new_tokens)
+            one = _changed(
+                generator, answer, run, segment, documents, evidence or {}, max_new_tokens
             )
+            change = one.likelihood_change - plain[place]
+            changed.append(replace(one, likelihood_change=change))
             if on_progress:
                 done = number * len(answers) + place + 1
                 on_progress(Progress("answers", done, len(runs) * len(answers)))
         found.append(changed)
-    with np.errstate(invalid="ignore"):
-        controls = [_means(_measures(changed)) for changed in found[1:]]
+    controls = [_means(_measures(changed)) for changed in found[1:]]
     return EditEffect(
         edits=tuple(edits),
         segment=segment,
@@ -224,7 +231,6 @@ def _changed(
             max_new_tokens=max_new_tokens,
         )
         scored = generator.score(answer.prompt, answer.generation.token_ids, capture=False)
-    then = answer.generation.log_probabilities.astype(np.float64).sum()
     before_spans, after_spans = (_cited(one) for one in (answer, after))
     own = {c.source.n for c in answer.citations}
     kept = len(own & {c.source.n for c in after.citations}) / len(own) if own else np.nan
@@ -233,7 +239,7 @@ def _changed(
     return ChangedAnswer(
         before=answer,
         after=after,
-        likelihood_change=float(scored.log_probabilities.astype(np.float64).sum() - then),
+        likelihood_change=float(scored.log_probabilities.astype(np.float64).sum()),
         marks_kept=kept,
         overlap=both / either if either else np.nan,
         is_right_before=_is_right(answer, where),

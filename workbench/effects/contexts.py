@@ -94,9 +94,15 @@ def contrast_contexts(
         raise InputError(
             f"{len(used)} of {len(answers)} answers rest on evidence; two are the least to tell chance"
         )
-    draws = np.random.default_rng(seed)
+    short = [a.question for a in used if len(a.generation.token_ids) < 2]
+    if short:
+        raise InputError(
+            f"the answer to {short[0]!r} is one token, which is never routed; leave it out"
+        )
     total, logs, traces = 1 + len(conditions), [], []
     for number, named in enumerate(("evidence", *conditions)):
+        # the same draws whatever other conditions are asked for
+        draws = np.random.default_rng([seed, *named.encode()])
         own_logs, own_traces = [], []
         for place, answer in enumerate(used):
             prompt = _prompt(named, answer, used, generator, draws)
@@ -160,7 +166,7 @@ def _shuffled(prompt: Prompt, tokenizer: object, draws: np.random.Generator) -> 
 def _distracted(
     answer: Answer, others: Sequence[Answer], tokenizer: object, draws: np.random.Generator
 ) -> Prompt:
-    """Every source replaced by one of another question, of another document, about as long and not longer."""
+    """Every source replaced by one of another question and document, about as long, and not longer if possible."""
     own = {source.document_id for source in answer.prompt.sources}
     pool: dict[str, Source] = {
         source.text: source
@@ -177,7 +183,9 @@ def _distracted(
     for source in answer.prompt.sources:
         length = source.token_stop - source.token_start
         sizes = np.array([s.token_stop - s.token_start for s in free])
-        near = np.argsort(np.abs(sizes - length) + 1000 * (sizes > length), kind="stable")[:5]
+        # no longer than what it stands for, so that the prompt fits as it did; else the shortest there is
+        far = np.where(sizes <= length, length - sizes, np.iinfo(np.int64).max // 2 + sizes)
+        near = np.argsort(far, kind="stable")[: 5 if (sizes <= length).sum() >= 5 else 1]
         chosen = int(draws.choice(near))
         texts[source.n] = free[chosen].text
         if len(free) > 1:

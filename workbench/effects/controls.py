@@ -25,13 +25,14 @@ def load_matched(
     nearest: int = 4,
     seed: int = 0,
 ) -> list[tuple[ExpertPlace, ...]]:
-    """`arms` sets of random experts, each with one of the same layer and nearly the same load for each of `experts`.
+    """Up to `arms` different sets of random experts, with one of the same layer and nearly the same load for each.
 
     `counts` [layers, experts] say how often each is chosen. Each stand-in is drawn among the `nearest` of its layer by
-    load that are not meant themselves and not in the set already. Raises ``ValueError`` where a layer has none.
+    load that are not meant themselves and not in the set already; among more where these do not make enough sets. There
+    are fewer sets where the layer has no more. Raises ``ValueError`` where a layer has no other expert that is used.
 
-    >>> load_matched(np.array([[9, 10, 2, 0]]), [ExpertPlace(0, 0)], arms=2, nearest=1)
-    [(ExpertPlace(layer=0, expert=1),), (ExpertPlace(layer=0, expert=1),)]
+    >>> load_matched(np.array([[9, 10, 2, 0]]), [ExpertPlace(0, 0)], arms=3, nearest=1)    # 3 is not used
+    [(ExpertPlace(layer=0, expert=1),), (ExpertPlace(layer=0, expert=2),)]
     """
     if not experts:
         raise ValueError("there is no expert to match")
@@ -40,19 +41,32 @@ def load_matched(
         if not (0 <= place.layer < layers and 0 <= place.expert < n_experts):
             raise ValueError(f"{place} is not among {layers} layers of {n_experts} experts")
     draws = np.random.default_rng(seed)
-    found = []
-    for _ in range(arms):
-        arm: list[ExpertPlace] = []
-        for place in experts:
-            own = counts[place.layer]
-            taken = {p.expert for p in (*experts, *arm) if p.layer == place.layer}
-            free = np.array([e for e in range(n_experts) if own[e] > 0 and e not in taken])
-            if not len(free):
-                raise ValueError(
-                    f"layer {place.layer} has no other expert that is used, to stand for expert {place.expert}"
-                )
-            far = np.abs(np.log(own[free]) - np.log(max(1, own[place.expert])))
-            near = free[np.argsort(far, kind="stable")[:nearest]]
-            arm.append(ExpertPlace(place.layer, int(draws.choice(near))))
-        found.append(tuple(arm))
-    return found
+    found: dict[frozenset[ExpertPlace], tuple[ExpertPlace, ...]] = {}
+    while len(found) < arms and nearest < n_experts + 1:
+        for _ in range(20 * arms):
+            arm = _drawn(counts, experts, nearest, draws)
+            if len(found) < arms:
+                found.setdefault(frozenset(arm), arm)
+        nearest += 1
+    return list(found.values())
+
+
+def _drawn(
+    counts: NDArray[np.integer],
+    experts: Sequence[ExpertPlace],
+    nearest: int,
+    draws: np.random.Generator,
+) -> tuple[ExpertPlace, ...]:
+    arm: list[ExpertPlace] = []
+    for place in experts:
+        own = counts[place.layer]
+        taken = {p.expert for p in (*experts, *arm) if p.layer == place.layer}
+        free = np.array([e for e in range(len(own)) if own[e] > 0 and e not in taken])
+        if not len(free):
+            raise ValueError(
+                f"layer {place.layer} has no other expert that is used, to stand for expert {place.expert}"
+            )
+        far = np.abs(np.log(own[free]) - np.log(max(1, own[place.expert])))
+        near = free[np.argsort(far, kind="stable")[:nearest]]
+        arm.append(ExpertPlace(place.layer, int(draws.choice(near))))
+    return tuple(arm)

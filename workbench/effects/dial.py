@@ -167,11 +167,15 @@ def check_dial(
     on_progress: OnProgress | None = None,
     cancel: CancelToken | None = None,
 ) -> DialTest:
-    """Turn the dial on cases it did not learn from, and load-matched random experts beside it."""
-    counts = np.sum(
-        [generator.score(case.prompt, case.answer).routing.counts() for case in cases],  # type: ignore[union-attr]
-        axis=0,
-    )
+    """Turn the dial on cases it did not learn from, and up to `arms` load-matched sets of random experts beside it.
+
+    Raises ``ValueError`` without a case or an arm.
+    """
+    if not cases or arms < 1:
+        raise ValueError(f"{len(cases)} cases and arms={arms}: a test needs one of each at least")
+    generator.check_routes()
+    traces = [generator.score(case.prompt, case.answer).routing for case in cases]
+    counts = np.sum([trace.counts(dial.segment) for trace in traces if trace is not None], axis=0)
     controls = load_matched(counts, dial.experts, arms=arms, seed=seed)
     found = _changes(generator, dial, cases, [dial.experts, *controls], on_progress, cancel)
     return DialTest(dial, found[0], found[1:].mean(axis=1))

@@ -1,8 +1,9 @@
 """Cases → a map of what each expert of each layer does for the answers: how much less likely without it.
 
-The effect of an expert is log P(answer) − log P(answer without the expert) in nats: above 0 it helps. Experts that the
-tokens meant never chose have an effect of exactly 0 and are not computed. One pass computes many experts of a layer,
-from that layer on (``generation/forking.py``).
+The effect of an expert is log P(answer) − log P(answer without the expert) in nats: above 0 it helps. Experts that
+cannot change anything have an effect of exactly 0 and are not computed: those that the tokens meant never chose and,
+for a ban, that were nowhere so near to a chosen one that they take some of its gate. One pass computes many experts of
+a layer, from that layer on (``generation/forking.py``).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from workbench.errors import Cancelled, InputError
 from workbench.evaluation.retrieval import Comparison, compare
 from workbench.generation.forking import Fork, open_fork
 from workbench.generation.phi import Generator
+from workbench.generation.weights import weights_digest
 from workbench.routing.contrasts import Contrast, contrast_clusters
 from workbench.routing.intervene import Edit
 from workbench.store import sha256_bytes
@@ -85,9 +87,12 @@ class ExpertScan:
         return int(cases * (1 + layers * experts))
 
     def test(
-        self, *, confidence: float = 0.95, permutations: int = 9999, seed: int = 0
+        self, *, confidence: float = 0.95, permutations: int | None = None, seed: int = 0
     ) -> Contrast:
-        """The mean effect of every cell with its interval, p and q; answers are drawn whole."""
+        """The mean effect of every cell with its interval, p and q; answers are drawn whole.
+
+        Cells whose effect is 0 for every answer are no tests: their q is 1, and the others' does not suffer for them.
+        """
         return contrast_clusters(
             self.effects,
             np.zeros_like(self.effects),
@@ -100,8 +105,11 @@ class ExpertScan:
     def beyond_load(self, *, neighbours: int = 20) -> NDArray[np.bool_]:
         """Cells whose mean effect is outside those of all of the `neighbours` cells of nearest load: [layers, experts].
 
-        Of cells that do nothing particular, 2 in `neighbours` + 1 are called so by chance.
+        Of cells that do nothing particular, 2 in `neighbours` + 1 are called so by chance. Raises ``ValueError`` where
+        fewer experts were used.
         """
+        if neighbours < 1:
+            raise ValueError(f"neighbours={neighbours} must be at least 1")
         mean, load = self.mean_effect.reshape(-1), self.counts.sum(axis=0).reshape(-1)
         used = np.flatnonzero(load)
         if len(used) <= neighbours:
@@ -174,7 +182,7 @@ class ContextUse:
         return self.with_evidence.effects - self.without_evidence.effects
 
     def test(
-        self, *, confidence: float = 0.95, permutations: int = 9999, seed: int = 0
+        self, *, confidence: float = 0.95, permutations: int | None = None, seed: int = 0
     ) -> Contrast:
         """The mean of ``delta`` in every cell with its interval, p and q."""
         return contrast_clusters(
@@ -201,8 +209,9 @@ def scan_experts(
     """Take every expert of every layer away, one at a time, and see how likely each answer remains.
 
     ``action="ban"`` gives its tokens to the next best expert, ``"drop"`` to none. With `segment` ("evidence",
-    "question", "answer") it is taken from those tokens alone. `journal` is a file that keeps each layer as it is done:
-    the same scan goes on from there. Cancelling keeps the cases that are done; raises ``Cancelled`` if none is,
+    "question", "answer") it is taken from those tokens alone; what decides on an answer's first token is the last token
+    of the prompt, which is not of "answer". `journal` is a file that keeps each layer as it is done: the same scan goes on
+    from there. Cancelling keeps the cases that are done; raises ``Cancelled`` if none is,
     ``InputError`` for a file that is no journal, ``ValueError`` for a dense model or no case.
 
     >>> import workbench as wb
@@ -274,15 +283,27 @@ def context_use(
     the cases that both scans have done.
     """
     bare = [case.no_evidence() for case in cases]
-    both = [
-        scan_experts(
-            generator, some, action=action, segment=segment, journal=journal, most_rows=most_rows,
-            on_progress=on_progress, cancel=cancel,
+    scans: list[ExpertScan] = []
+    for some in (bare, cases):
+
+        def report(step: Progress, before: int = len(scans)) -> None:
+            if on_progress:
+                done = before * step.total + step.done
+                on_progress(Progress(step.stage, done, 2 * step.total))
+
+        scan = scan_experts(
+            generator,
+            some,
+            action=action,
+            segment=segment,
+            journal=journal,
+            most_rows=most_rows,
+            on_progress=report,
+            cancel=cancel,
         )
-        for some in (bare, cases)
-    ]  # fmt: skip
-    done = min(len(scan.questions) for scan in both)
-    without, with_evidence = (_first(scan, done) for scan in both)
+        scans.append(scan)
+    done = min(len(scan.questions) for scan in scans)
+    without, with_evidence = (_first(scan, done) for scan in scans)
     return ContextUse(with_evidence=with_evidence, without_evidence=without)
 
 
@@ -315,23 +336,22 @@ def _scan_one(
 ) -> _Scanned:
     log_probability = float(fork.log_probabilities.astype(np.float64).sum())
     effects = np.zeros(fork.counts.shape)
-    known = journal.layers(key, log_probability) if journal else {}
-    for layer, counts in enumerate(fork.counts):
+    known = journal.layers(key, log_probability, fork.counts.shape[1]) if journal else {}
+    for layer in range(len(fork.counts)):
         if layer in known:
             effects[layer] = known[layer]
         else:
-            effects[layer] = _layer_effects(fork, layer, counts, action)
+            effects[layer] = _layer_effects(fork, layer, action)
             if journal:
                 journal.add(key, layer, effects[layer], log_probability)
         on_layer(layer + 1)
     return _Scanned(effects, fork.counts, log_probability, fork.passes)
 
 
-def _layer_effects(
-    fork: Fork, layer: int, counts: NDArray[np.int64], action: Removal
-) -> NDArray[np.float64]:
-    found = np.zeros(len(counts))
-    used = np.flatnonzero(counts)
+def _layer_effects(fork: Fork, layer: int, action: Removal) -> NDArray[np.float64]:
+    found = np.zeros(fork.counts.shape[1])
+    matters = fork.counts[layer] + (fork.ties[layer] if action == "ban" else 0)
+    used = np.flatnonzero(matters)
     found[used] = -fork.score([[Edit(action, int(e), layers=(layer,))] for e in used])
     return found
 
@@ -340,6 +360,7 @@ def _key(generator: Generator, case: Case, action: Removal, segment: str | None)
     """What a line of a journal is about: the model as it computes, the tokens, what is taken away from which."""
     about = {
         "origin": generator.origin(),
+        "weights": weights_digest(generator.model),
         "prompt": case.prompt.token_ids,
         "answer": case.answer,
         "action": action,
@@ -352,8 +373,7 @@ def _key(generator: Generator, case: Case, action: Removal, segment: str | None)
 class _Journal:
     """A file of one JSON object a line, one line a layer of a case; half a line at its end is what a crash left.
 
-    A line holds as long as the answer is as likely as it was when the line was written: another checkpoint under the
-    same name is computed anew.
+    A line holds for the same weights, tokens and device, and as long as the answer is as likely as it was.
     """
 
     def __init__(self, path: Path) -> None:
@@ -363,18 +383,23 @@ class _Journal:
             try:
                 held = json.loads(line)
                 place = str(held["case"]), int(held["layer"])
-                self._lines[place] = held["effects"], float(held["log_probability"])
+                effects = [float(effect) for effect in held["effects"]]
+                self._lines[place] = effects, float(held["log_probability"])
             except (ValueError, KeyError, TypeError):
                 raise InputError(
                     f"{path}:{number} is no line of a scan; give another journal"
                 ) from None
 
-    def layers(self, key: str, log_probability: float) -> dict[int, NDArray[np.float64]]:
+    def layers(
+        self, key: str, log_probability: float, experts: int
+    ) -> dict[int, NDArray[np.float64]]:
         """The effects of the layers of a case that are known."""
         return {
             layer: np.array(effects)
             for (case, layer), (effects, then) in self._lines.items()
-            if case == key and math.isclose(then, log_probability, rel_tol=1e-3, abs_tol=1e-3)
+            if case == key
+            and len(effects) == experts
+            and math.isclose(then, log_probability, rel_tol=1e-4, abs_tol=0.01)
         }
 
     def add(
@@ -391,6 +416,8 @@ class _Journal:
 
     def _whole_lines(self) -> list[bytes]:
         """The lines of the file; what a crash left of the last one is cut off."""
+        if self._path.is_dir():
+            raise InputError(f"the journal {self._path} is a folder: name a file")
         if not self._path.exists():
             return []
         data = self._path.read_bytes()

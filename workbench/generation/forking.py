@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from workbench.cancel import CancelToken
 from workbench.errors import Cancelled, PromptTooLong
-from workbench.generation.kv_cache import empty_like, take_prefix, truncate
+from workbench.generation.kv_cache import empty_like, show, take_prefix, view_rows
 from workbench.generation.options import EXACT, GREEDY, Request
 from workbench.generation.prompts import Prompt, segment_mask
 from workbench.generation.sequences import TokenSequence, stoppable
-from workbench.routing.intervene import Edit, intervened_rows
+from workbench.routing.intervene import Edit, check_edits, intervened_rows
 from workbench.routing.statistics import expert_counts
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from workbench.generation.phi import Generator
 
 
+_TIE_TOKENS = 4096  # looked at together
 BATCH_TOKENS = 8192  # of all rows of a batch, where one pass over a prompt may not have more
 
 
@@ -38,8 +39,9 @@ class Fork:
     """An answer to be scored with other experts; made by :func:`open_fork`.
 
     ``log_probabilities`` [answer tokens] (nats) are those without an edit. ``counts`` [layers, experts] say how often
-    the tokens that are meant choose each expert. ``passes`` is the work so far, in passes of prompt and answer through
-    all layers for one row.
+    the tokens that are meant choose each expert, ``ties`` how often it was not chosen but so near that it takes some of
+    the gate of one that was: banning it changes something too. ``passes`` is the work so far, in passes of prompt and
+    answer through all layers for one row.
     """
 
     def __init__(
@@ -58,12 +60,16 @@ class Fork:
         self._first = len(sequence.token_ids)
         self._tokens = len(ids) - self._first  # what alternatives compute
         self._whole = len(ids)
-        self._caches: dict[int, Any] = {}  # by the number of rows
+        self._room: Any = None  # keys and values of the tokens before, once for every row
+        self._is_open = True
         self._hidden: list[torch.Tensor] = []  # what reached each layer: [1, tokens, hidden size]
         self.passes = 0.0
         # one for the row without an edit
         most_tokens = max(generator.pace(EXACT).whole, BATCH_TOKENS)
         self.rows = max(2, min(most_rows, most_tokens // self._tokens))
+        if self._first:
+            room = max(generator.prefixes.budget_bytes, generator.cache_bytes(generator.context))
+            self.rows = max(2, min(self.rows, room // generator.cache_bytes(self._whole)))
         self.log_probabilities = self._baseline(ids)
         choices = sequence.choices(ids)
         assert (
@@ -73,12 +79,20 @@ class Fork:
         own = np.ones(len(ids), dtype=bool) if meant is None else meant
         experts = choices.experts[own]
         self.counts = expert_counts(experts, generator.model.config.num_local_experts)
+        assert choices.router_logits is not None
+        self.ties = _near_ties(
+            choices.router_logits[own], experts, generator.model.config.router_jitter_noise
+        )
 
     def score(self, alternatives: Sequence[Sequence[Edit]]) -> NDArray[np.float64]:
         """Log-probability of the whole answer (nats) under each of `alternatives` less that without: [alternatives].
 
-        Raises ``Cancelled`` between two layers.
+        Raises ``Cancelled`` between two layers, ``ValueError`` for edits that cannot be made.
         """
+        if not self._is_open:
+            raise ValueError("the block of open_fork has ended: score within it")
+        for edits in alternatives:
+            check_edits(self._model, edits)
         layers = len(self._hidden)
         starts = [
             min((0 if e.layers is None else min(e.layers) for e in edits), default=layers)
@@ -89,8 +103,8 @@ class Fork:
         order = [place for place in order if starts[place] < layers]
         for at in range(0, len(order), self.rows - 1):
             places = order[at : at + self.rows - 1]
-            edits = [[], *(alternatives[place] for place in places)]
-            logs = self._from_layer(starts[places[0]], edits)
+            rows = [(), *(alternatives[place] for place in places)]
+            logs = self._from_layer(starts[places[0]], rows)
             found[places] = logs[1:] - logs[0]
         return found
 
@@ -133,8 +147,6 @@ class Fork:
                 )
             finally:
                 inner.layers = layers
-                if cache is not None:
-                    truncate(cache, self._first)
         if output is None:
             raise Cancelled("scoring an answer with other experts was cancelled")
         self.passes += count * (len(layers) - start) / len(layers) * self._tokens / self._whole
@@ -147,11 +159,18 @@ class Fork:
         """Keys and values of the tokens before those that are computed, in every row; None if there are none."""
         if self._first == 0:
             return None
-        if rows not in self._caches:
+        if self._room is None:
             source = self._sequence.cache
-            self._caches = {rows: empty_like(source, rows=rows, capacity=self._whole)}
-            take_prefix(self._caches[rows], source, self._first)
-        return self._caches[rows]
+            self._room = empty_like(source, rows=self.rows, capacity=self._whole)
+            take_prefix(self._room, source, self._first)
+        view = view_rows(self._room, 0, rows, padding=0)
+        show(view, self._first)
+        return view
+
+    def close(self) -> None:
+        """Let the tensors go."""
+        self._is_open, self._room = False, None
+        self._hidden.clear()
 
 
 @contextlib.contextmanager
@@ -167,7 +186,10 @@ def open_fork(
     """Compute `prompt` and `answer` (token ids) once; within the block it can be scored with other experts.
 
     Edits hold for the tokens of `segment` ("evidence", "question", "answer", …), or for all. Other threads wait until
-    the block ends. The hidden states of all layers are held meanwhile: layers × tokens × hidden size numbers.
+    the block ends. Held meanwhile are the hidden states of all layers (layers × tokens × hidden size numbers) and,
+    where tokens stand before the segment, their keys and values once for every row of a batch.
+
+    What decides on the first token of an answer is the last one of its prompt, which is of no segment "answer".
 
     Raises
     ------
@@ -204,11 +226,11 @@ def open_fork(
             f"{len(ids) - first} tokens would be computed for each alternative, and {most} fit into one pass here: "
             "use fewer passages, or limit the change to segment='answer'"
         )
-    request = Request(len(ids) - first, GREEDY, EXACT, (), cancel, True)
+    request = Request(len(ids) - first, GREEDY, EXACT, (), cancel, "logits")
     with generator.sequence(ids[: first + 1], request) as sequence:
         if not sequence.prefill(ids[:first], cancel=cancel):
             raise Cancelled("reading a prompt was cancelled")
-        yield Fork(
+        fork = Fork(
             generator,
             sequence,
             ids,
@@ -217,3 +239,31 @@ def open_fork(
             most_rows=most_rows,
             cancel=cancel,
         )
+        try:
+            yield fork
+        finally:
+            fork.close()
+
+
+def _near_ties(
+    router_logits: NDArray[np.float16], experts: NDArray[np.uint8], jitter: float
+) -> NDArray[np.int64]:
+    """How often an expert that was not chosen may stand in the softmax of one that was: [layers, experts].
+
+    sparsemixer weighs those within 2 × jitter of the chosen one (arXiv 2409.12136); three times here, for the logits
+    are recorded in float16.
+    """
+    tokens, layers, n_experts = router_logits.shape
+    found = np.zeros((layers, n_experts), dtype=np.int64)
+    for start in range(0, tokens, _TIE_TOKENS):
+        block = slice(start, start + _TIE_TOKENS)
+        logits = router_logits[block].astype(np.float32)
+        chosen = experts[block].astype(np.int64)
+        best = np.take_along_axis(logits, chosen, axis=2)  # [tokens, layers, k]
+        is_near = np.zeros(logits.shape, dtype=bool)
+        for choice in range(best.shape[2]):
+            top = best[:, :, choice, None]
+            is_near |= top - logits <= 3 * jitter * np.maximum(np.abs(logits), top)
+        np.put_along_axis(is_near, chosen, False, axis=2)
+        found += is_near.sum(axis=0)
+    return found

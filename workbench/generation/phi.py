@@ -120,11 +120,11 @@ class Generator:
         if not plan.fits:
             raise DoesNotFit(plan.refusal)
         self.prefixes.suggest_budget(plan.prefix_bytes)
-        if is_intervened(self.model):
-            raise ValueError(
-                "experts are being intervened in: take another context before or after"
-            )
         with self._turn.taken():  # hooks of a running call must not be copied
+            if is_intervened(self.model):
+                raise ValueError(
+                    "experts are being intervened in: take another context before or after"
+                )
             tensors = [*self.model.parameters(), *self.model.buffers()]
             model = copy.deepcopy(self.model, {id(tensor): tensor for tensor in tensors})
         pin_regime(model, regime)

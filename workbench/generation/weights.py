@@ -5,6 +5,7 @@ Reads headers and the index of a folder, never pickle, and each loaded parameter
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable
@@ -50,6 +51,21 @@ def check_weight_files(folder: Path) -> None:
             raise CheckpointError(
                 f"{index} places {tensor!r} in {shard}, which does not hold it; copy both from the same source"
             )
+
+
+def weights_digest(model: Any) -> str:
+    """sha256 of names, shapes, types and 256 evenly spaced values of every parameter: whether two models are one.
+
+    Takes milliseconds for a small model and reads next to nothing of a large one; a change of single values elsewhere
+    is not noticed.
+    """
+    found = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        flat = parameter.detach().reshape(-1)
+        some = flat[:: max(1, len(flat) // 256)][:256].float().cpu().numpy()
+        found.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
+        found.update(some.tobytes())
+    return found.hexdigest()
 
 
 def read_index(path: Path) -> dict[str, str]:

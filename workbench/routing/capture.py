@@ -215,6 +215,8 @@ class RoutingRecorder:
             )
 
     def __enter__(self) -> RoutingRecorder:
+        self._calls.clear()
+        self._is_paused = False
         try:
             inner = self._model.model
             self._handles.append(inner.register_forward_pre_hook(self._begin, with_kwargs=True))
@@ -246,16 +248,16 @@ class RoutingRecorder:
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Leave out the forward passes within: those of other sequences."""
-        self._is_paused = True
+        before, self._is_paused = self._is_paused, True
         try:
             yield
         finally:
-            self._is_paused = False
+            self._is_paused = before
 
     def _begin(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._is_paused:
             return
-        token_ids: torch.Tensor = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
+        token_ids = fed_ids(args, kwargs)
         cache = kwargs.get("past_key_values")
         offset = int(cache.get_seq_length()) if cache is not None else 0
         self._calls.append(_Call(offset, token_ids))
@@ -427,6 +429,17 @@ class RoutingRecorder:
 def architecture_of(model: Any) -> Architecture | None:
     """How the routers of `model` are read; None where it has none, or of another kind."""
     return ARCHITECTURES.get(model.config.model_type)
+
+
+def fed_ids(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+    """The token ids [rows, tokens] that a model is called with; raises ``ValueError`` for embeddings in their place."""
+    found = kwargs.get("input_ids", args[0] if args else None)
+    if found is None:
+        raise ValueError(
+            "the model is fed with embeddings, and what is recorded or changed here goes by token ids: pass input_ids"
+        )
+    ids: torch.Tensor = found
+    return ids
 
 
 def find_routers(model: Any) -> list[Any]:

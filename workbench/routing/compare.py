@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workbench.routing.agreement import agreement
-from workbench.routing.contrasts import Contrast, contrast_clusters
+from workbench.routing.contrasts import Contrast, contrast_clusters, interval_edges
 from workbench.routing.specialization import jensen_shannon_bits
 from workbench.routing.statistics import group_counts
 from workbench.routing.trace import RoutingTrace
@@ -23,6 +23,7 @@ from workbench.routing.trace import RoutingTrace
 if TYPE_CHECKING:
     import pandas as pd
 
+SHUFFLES = 999  # for the divergence of layers
 BLOCK = 32  # tokens of a lone trace that are drawn and shuffled together
 _AT_ONCE = 1 << 22  # numbers of a block of shuffles
 
@@ -90,16 +91,17 @@ def compare_routing(
     block_tokens: int = BLOCK,
     confidence: float = 0.95,
     resamples: int = 2000,
-    permutations: int = 9999,
+    permutations: int | None = None,
     seed: int = 0,
 ) -> RoutingComparison:
     """Compare which experts two conditions use: differences, divergence and agreement, each with its interval.
 
     Give one trace of each, or as many of each as there are questions or documents: these are drawn and shuffled whole,
-    and an interval of several says more than one of a single text; a lone trace is cut into runs of `block_tokens`.
-    `segment` is "answer", "question", "evidence", …, `segment_b` that of b if it is another. With `is_paired` the i-th
-    traces of both belong together (a question in two languages); None pairs them where they hold the same tokens. The
-    statistics are those of :func:`contrast`, :func:`jensen_shannon_bits` and :func:`agreement`.
+    and an interval of several says more than one of a single text. A lone trace is cut into runs of `block_tokens`;
+    what is found then is true of these two texts and of no others, and where a topic is longer than a run, p is too
+    small. `segment` is "answer", "question", "evidence", …, `segment_b` that of b if it is another. With `is_paired`
+    the i-th traces of both belong together (a question in two languages); None pairs them where they hold the same
+    tokens. The statistics are those of :func:`contrast`, :func:`jensen_shannon_bits` and :func:`agreement`.
 
     Raises
     ------
@@ -154,7 +156,7 @@ def compare_routing(
         seed=seed,
     )
     divergence = jensen_shannon_bits(np.stack([in_a.mean(axis=0), in_b.mean(axis=0)]))
-    null = _shuffled_divergence(in_a, in_b, paired, min(permutations, 999), seed)
+    null = _shuffled_divergence(in_a, in_b, paired, min(permutations or SHUFFLES, SHUFFLES), seed)
     kept = _agreements(sides, rows, block) if same else None
     low, mean, high = _interval(kept, found.difference.shape[0], confidence, resamples, seed)
     return RoutingComparison(
@@ -174,6 +176,8 @@ def compare_routing(
 
 
 def _listed(traces: RoutingTrace | Sequence[RoutingTrace], name: str) -> list[RoutingTrace]:
+    if not isinstance(traces, (RoutingTrace, Sequence)):
+        raise ValueError(f"{name}={traces!r} is no RoutingTrace and no list of them")
     found = [traces] if isinstance(traces, RoutingTrace) else list(traces)
     if not found:
         raise ValueError(f"{name} holds no trace")
@@ -263,7 +267,7 @@ def _interval(
         return nothing, nothing, nothing
     count = len(each)
     drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), resamples)
-    edges = (100 * (1 - confidence) / 2, 100 * (1 + confidence) / 2)
+    edges = interval_edges(confidence, count)
     low, high = np.percentile(drawn @ each / count, edges, axis=0)
     return low, each.mean(axis=0), high
 

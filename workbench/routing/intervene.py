@@ -15,7 +15,7 @@ from weakref import WeakSet
 import numpy as np
 from numpy.typing import NDArray
 
-from workbench.routing.capture import architecture_of, find_routers
+from workbench.routing.capture import architecture_of, fed_ids, find_routers
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +45,8 @@ class Edit:
         if self.action not in get_args(Action):
             known = ", ".join(get_args(Action))
             raise ValueError(f"action={self.action!r} is not known; use one of {known}")
+        if self.layers is not None and not self.layers:
+            raise ValueError("layers=() names no layer; give some, or None for all")
         if not np.isfinite(self.amount) or (self.amount and self.action != "bias"):
             raise ValueError(f"amount={self.amount} is for 'bias' alone, a finite number")
 
@@ -81,7 +83,7 @@ def intervened(
         exist, or fewer than two experts would be left in a layer.
     """
     routers = _routers(model)
-    by_layer = _by_layer(model, edits, len(routers))
+    by_layer = check_edits(model, edits)
     if not edits:
         raise ValueError("no edit is given; nothing would change")
     call = _Call(tokens)
@@ -112,7 +114,7 @@ def intervened_rows(
     import torch
 
     routers = _routers(model)
-    by_row = [_by_layer(model, edits, len(routers)) for edits in rows]
+    by_row = [check_edits(model, edits) for edits in rows]
     meant_there = None if meant is None else torch.from_numpy(meant).to(model.device)
     handles: list[Any] = []
     _intervened.add(model)
@@ -145,7 +147,7 @@ class _Call:
         import torch
 
         assert self._tokens is not None
-        ids: torch.Tensor = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
+        ids = fed_ids(args, kwargs)
         if len(ids) > 1:
             raise ValueError(
                 "an intervention in some tokens is for one sequence at a time; intervene in all, or use generate"
@@ -236,8 +238,9 @@ def _routers(model: Any) -> list[Any]:
     return routers
 
 
-def _by_layer(model: Any, edits: Sequence[Edit], layers: int) -> list[list[Edit]]:
-    """The edits of each layer, checked."""
+def check_edits(model: Any, edits: Sequence[Edit]) -> list[list[Edit]]:
+    """The edits of each layer; raises ``ValueError`` for those that cannot be made together."""
+    layers = len(find_routers(model))
     found = [
         [edit for edit in edits if edit.layers is None or layer in edit.layers]
         for layer in range(layers)
