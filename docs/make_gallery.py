@@ -15,8 +15,15 @@ import numpy as np
 
 import workbench as wb
 from workbench.demo import CORPORA, judge, read_questions
+from workbench.effects.answers import edit_effect
+from workbench.effects.card import expert_card
+from workbench.effects.cases import cases_of
+from workbench.effects.contexts import contrast_contexts
+from workbench.effects.dial import check_dial, learn_dial
+from workbench.effects.scan import context_use
 from workbench.plots.figures import png_bytes
 from workbench.routing.contrasts import contrast
+from workbench.routing.intervene import Edit
 from workbench.routing.margins import fragile
 from workbench.routing.pairs import coactivation, transitions
 from workbench.routing.specialization import jensen_shannon_bits, specialization
@@ -113,6 +120,36 @@ ENTRIES = [
         "plot_fragility(is_fragile)",
         "Where choices hang by a thread: another machine or precision may choose another expert there.",
     ),
+    Entry(
+        "effects",
+        "plot_expert_effects(use.with_evidence)",
+        "Which experts the answers need: how much less likely they are when one expert is taken away.",
+    ),
+    Entry(
+        "effects",
+        "plot_context_use(use)",
+        "Which experts turn evidence into answers: without them, less of what the evidence adds is left.",
+    ),
+    Entry(
+        "changes",
+        "plot_answer_change(effect)",
+        "Whether taking these experts away changes answers more than taking away random ones of the same load does.",
+    ),
+    Entry(
+        "changes",
+        "plot_dial(dial_test)",
+        "Whether biasing experts makes answers likelier that were not used to choose them, and random ones do not.",
+    ),
+    Entry(
+        "changes",
+        "plot_contexts(contexts)",
+        "How many of the answer's experts change when evidence is missing, shuffled or of another question.",
+    ),
+    Entry(
+        "card",
+        "plot_expert_card(card)",
+        "What the expert that answers need most reads, where, and together with whom.",
+    ),
 ]
 
 
@@ -170,6 +207,23 @@ def prepare() -> dict[str, Any]:
     rng = np.random.default_rng(0)
     shuffled = [drift(rng.permutation(read[: edges[-1]]), len(edges) - 1) for _ in range(200)]
     null = np.percentile(shuffled, 95, axis=0)
+
+    # what experts do for answers: chosen on twelve, the dial tried on five others
+    asked = [truth["question"] for truth in truths if truth["answerable"]][::5]
+    answers = [wb.ask(one, k=1, retriever=retriever, generator=generator) for one in asked]
+    answers = [one for one in answers if not one.abstained][:17]
+    cases = cases_of(answers, generator=generator)
+    use = context_use(generator, cases[:12])
+    dial = learn_dial(generator, cases[:12], use)
+    dial_test = check_dial(generator, dial, cases[12:], arms=5)
+    edits = [Edit("ban", place.expert, (place.layer,)) for place in dial.experts[:3]]
+    effect = edit_effect(generator, answers[:5], edits, documents=retriever.documents, arms=4)
+    contexts = contrast_contexts(answers[::3], generator=generator)
+    scan = use.with_evidence
+    most = np.unravel_index(scan.mean_effect.argmax(), scan.mean_effect.shape)
+    card = expert_card(
+        [one.routing for one in answers], layer=int(most[0]), expert=int(most[1]), scan=scan
+    )
     return locals()
 
 
