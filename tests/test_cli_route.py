@@ -81,6 +81,16 @@ def test_segments_of_a_question_over_an_index_are_contrasted(route, index, tmp_p
     assert code == 0 and "tokens of the evidence, 5 layers" in text
 
 
+def test_the_trace_is_written_in_the_format_that_is_asked_for(route, tmp_path):
+    code, _, err = route(TEXT, "--out", tmp_path / "t.html")
+    assert code == 0 and "<script" in (tmp_path / "t.html").read_text("utf-8")
+    code, found, err = route(TEXT, "--out", tmp_path / "t.csv")
+    assert code == 0 and err.count("wrote ") == 2
+    assert len((tmp_path / "t.choices.csv").read_text("utf-8").splitlines()) - 1 == (
+        found["tokens"] * found["layers"] * found["k"]
+    )
+
+
 def test_an_intervention_in_a_text_is_what_the_notebook_computes(route, generator):
     code, found, _ = route(TEXT, "--ban", "1:3", "--bias", "all:4=-0.5", "--in", "question")
     before, prompt = read(generator, TEXT)
@@ -123,6 +133,11 @@ def test_an_intervention_in_an_answer_says_what_becomes_of_it(route, index):
         ([TEXT, "--contrast", "a", "b", "--against", TEXT], 2, "give one of them"),
         (["no-such.npz"], 3, "no routing trace at no-such.npz"),
         ([TEXT, "--out", "/nowhere/t.npz"], 2, "no folder /nowhere"),
+        (
+            [TEXT, "--out", "t.xlsx"],
+            2,
+            "t.xlsx ends with .xlsx; use one of .npz, .csv, .parquet, .html",
+        ),
         ([TEXT, "--index", "/nowhere"], 4, "/nowhere"),
     ],
 )

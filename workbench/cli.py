@@ -338,14 +338,19 @@ def _ask(arguments: argparse.Namespace) -> tuple[Result, str]:
 
 
 def _route(arguments: argparse.Namespace) -> tuple[Result, str]:
+    from workbench.routing.export import check_suffix, export_trace
+
     for path in (arguments.plot, arguments.out):
         _check_folder(path)
+    if arguments.out:
+        check_suffix(arguments.out)
     generator = None if is_trace(arguments.text) else _load(arguments)
     result, text, trace, comparison = route_report(
         arguments, generator, text_of=_text_or_file, open_index=lambda: _open(arguments)
     )
     if arguments.out:
-        _wrote(trace.save(arguments.out))
+        for made in export_trace(trace, arguments.out):
+            _wrote(made)
     if arguments.plot:
         _draw(trace, arguments.plot, segment=arguments.segment, comparison=comparison)
     return result, text

@@ -56,7 +56,11 @@ def add_route_options(route: argparse.ArgumentParser) -> None:
         )
     route.add_argument("--in", dest="inside", metavar="S", help="intervene in this segment alone")
     route.add_argument("--plot", metavar="FILE.png", help="draw the usage, or the contrast")
-    route.add_argument("--out", metavar="FILE", help="save the trace: .npz")
+    route.add_argument(
+        "--out",
+        metavar="FILE",
+        help="save the trace: .npz, .html (a page to look at), .csv or .parquet",
+    )
 
 
 def route_report(
@@ -215,7 +219,8 @@ def _compared(found: RoutingComparison) -> tuple[Result, list[str]]:
     }
     lines = [
         "",
-        f"compared: {found.tokens[0]} and {found.tokens[1]} tokens, in runs of {BLOCK_TOKENS}",
+        f"compared: {found.tokens[0]} and {found.tokens[1]} tokens, in runs of {BLOCK_TOKENS}; two texts differ in any "
+        "case, so for kinds of texts compare several of each in a notebook",
     ]
     for layer, bits in enumerate(found.divergence_bits):
         kept = (

@@ -168,7 +168,7 @@ def test_contexts_that_cannot_be_made_are_refused(answers, pocket):
 def test_control_arms_are_of_the_layer_and_of_like_load():
     counts = np.array([[100, 90, 110, 5, 0, 4], [7, 8, 9, 10, 11, 12]])
     targets = [ExpertPlace(0, 0), ExpertPlace(0, 3), ExpertPlace(1, 2)]
-    arms = load_matched(counts, targets, arms=40, nearest=2, seed=3)
+    arms = load_matched(counts, targets, arms=6, nearest=2, seed=3)
     assert {p.layer for arm in arms for p in arm} == {0, 1}
     assert {arm[0].expert for arm in arms} == {1, 2} and {arm[1].expert for arm in arms} <= {
         5,
@@ -178,7 +178,11 @@ def test_control_arms_are_of_the_layer_and_of_like_load():
     for arm in arms:
         assert len(set(arm)) == 3 and not set(arm) & set(targets)
         assert all(counts[p.layer, p.expert] > 0 for p in arm)
-    assert arms == load_matched(counts, targets, arms=40, nearest=2, seed=3)
+    assert arms == load_matched(counts, targets, arms=6, nearest=2, seed=3)
+    assert len({frozenset(arm) for arm in arms}) == 6
+    # no more sets than there are, the nearest first
+    few = load_matched(np.array([[50, 60, 20, 0]]), [ExpertPlace(0, 0)], arms=9, nearest=1)
+    assert few == [(ExpertPlace(0, 1),), (ExpertPlace(0, 2),)]
     with pytest.raises(ValueError, match="layer 0 has no other expert that is used"):
         load_matched(np.array([[3, 4, 0]]), [ExpertPlace(0, 0), ExpertPlace(0, 1)], arms=1)
     with pytest.raises(ValueError, match="is not among 2 layers of 6 experts"):

@@ -11,7 +11,7 @@ from workbench.cancel import CancelToken
 from workbench.effects.cases import Case
 from workbench.effects.scan import context_use, scan_experts
 from workbench.errors import Cancelled, InputError
-from workbench.generation.prompts import build_prompt
+from workbench.generation.prompts import build_prompt, plain_prompt
 from workbench.routing.intervene import Edit
 
 QUESTIONS = ("Which valve failed first?", "When did the pump trip?", "What did the repair cost?")
@@ -69,13 +69,32 @@ def test_a_scan_is_what_single_passes_say(tiny_moe, cases, action, segment):
             with tiny_moe.intervened([Edit(action, expert, (layer,))], **of):
                 without = tiny_moe.score(case.prompt, case.answer).log_probabilities.sum()
             assert found.effects[place, layer, expert] == pytest.approx(logs - without, abs=5e-4)
-    assert (found.effects[found.counts == 0] == 0).all() and (found.effects != 0).any()
+    assert (found.effects != 0).any()
+    if action == "drop":
+        assert (found.effects[found.counts == 0] == 0).all()
     total = found.effects.sum(axis=0)[found.counts.sum(axis=0) > 0]
     np.testing.assert_allclose(
         found.effect_per_token[found.counts.sum(axis=0) > 0],
         total / found.counts.sum(axis=0)[found.counts.sum(axis=0) > 0],
     )
     assert found.passes < found.naive_passes / (1.3 if segment is None else 20)
+
+
+def test_banning_a_near_tie_that_was_not_chosen_is_computed_too(tiny_moe, cases):
+    text = "V-14 failed"
+    prompt = plain_prompt(text, tokenizer=tiny_moe.tokenizer, budget_tokens=400)
+    case = Case("near", prompt, cases[0].answer)
+    found = scan_experts(tiny_moe, [case], segment="question")
+    unused = np.argwhere(found.counts[0] == 0)
+    plain = tiny_moe.score(case.prompt, case.answer).log_probabilities.sum()
+    effects = []
+    for layer, expert in unused.tolist():
+        with tiny_moe.intervened(
+            [Edit("ban", expert, (layer,))], prompt=case.prompt, segment="question"
+        ):
+            effects.append(plain - tiny_moe.score(case.prompt, case.answer).log_probabilities.sum())
+    np.testing.assert_allclose(found.effects[0][tuple(unused.T)], effects, atol=5e-4)
+    assert np.abs(effects).max() > 0.001  # the case that this is about
 
 
 def test_planted_experts_are_found_and_no_others(planted, planted_moe, planted_cases):
@@ -194,6 +213,9 @@ def test_what_cannot_be_scanned_is_refused(tiny_moe, tiny_dense, cases, tmp_path
         context_use(tiny_moe, [cases[0].no_evidence()])
     with pytest.raises(ValueError, match="the answer to 'Why' has no token"):
         Case("Why", cases[0].prompt, ())
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match="is a folder: name a file"):
+        scan_experts(tiny_moe, cases, journal=tmp_path / "folder")
     for text in ("not json\n", '{"case": 1}\n', '{"case": "x", "layer": 0}\n'):
         (tmp_path / "bad").write_text(text)
         with pytest.raises(InputError, match="bad:1 is no line of a scan"):

@@ -93,11 +93,34 @@ def test_only_layers_from_the_edit_on_and_tokens_from_the_segment_on_are_compute
     assert fork.rows > 4 and fork.passes == pytest.approx((1 + 5 / 3) * computed)
 
 
+def test_an_expert_so_near_that_it_takes_some_of_a_gate_is_counted(tiny_moe, prompt, answer):
+    trace = tiny_moe.score(prompt, answer, capture="logits").routing
+    with open_fork(tiny_moe, prompt, answer) as fork:
+        ties = fork.ties
+    found = np.zeros_like(ties)
+    rows = np.flatnonzero(trace.routed)
+    for row in rows:
+        for layer in range(trace.layers):
+            logits = trace.router_logits[row, layer].astype(np.float32)
+            for expert in set(range(16)) - set(trace.experts[row, layer].tolist()):
+                for chosen in trace.experts[row, layer]:
+                    top = logits[chosen]
+                    if (top - logits[expert]) / max(abs(logits[expert]), top) <= 0.03:
+                        found[layer, expert] += 1
+                        break
+    np.testing.assert_allclose(ties, found, atol=1)
+    # whoever shares a gate is among them
+    shared = (trace.gate_weights[rows] < 0.999).any(axis=2)
+    assert (ties.sum(axis=1) >= 0.5 * shared.sum(axis=0)).all() and ties.sum() < 0.5 * len(
+        rows
+    ) * 3 * 14
+
+
 def test_a_prefix_that_is_kept_is_reused_and_kept_again(tiny_moe, prompt, answer):
     tiny_moe.prefixes.clear()
     with open_fork(tiny_moe, prompt, answer, segment="answer") as fork:
         fork.score(ALTERNATIVES)
-    said = tiny_moe.score(prompt, answer)
+    said = tiny_moe.score(prompt, answer, capture="logits")  # which a fork records too
     assert said.cache.reused_tokens >= len(prompt.token_ids) - 2
     np.testing.assert_allclose(said.log_probabilities, fork.log_probabilities, atol=1e-4)
     assert said.routing.routed[:-1].all()
@@ -134,6 +157,16 @@ def test_what_cannot_be_forked_is_refused(tiny_moe, tiny_dense, prompt, answer, 
     with pytest.raises(PromptTooLong, match="and 10 fit into one pass here"):
         with open_fork(small, prompt, answer):
             pass
+    with open_fork(tiny_moe, prompt, answer) as fork:
+        for edits, message in (
+            ([Edit("ban", 1, layers=(99,))], "names no layer; there are 0 to 2"),
+            ([Edit("ban", 99, layers=(1,))], "names no expert"),
+            ([Edit("ban", e) for e in range(15)], "two must be left"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                fork.score([edits])
+    with pytest.raises(ValueError, match="the block of open_fork has ended"):
+        fork.score(ALTERNATIVES)
     with tiny_moe.intervened([Edit("ban", 1)]), open_fork(tiny_moe, prompt, answer) as fork:
         with pytest.raises(ValueError, match="intervened in already"):
             fork.score([[Edit("ban", 2)]])

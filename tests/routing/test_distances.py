@@ -79,35 +79,63 @@ def test_a_source_whose_words_are_those_of_the_answer_does_not() -> None:
     assert np.abs(found.excess).max() < 0.02
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=10)
 @given(st.integers(0, 2**32))
-def test_affinity_is_the_cosine_less_that_of_the_words_by_hand(seed: int) -> None:
+def test_affinity_is_the_cosine_less_that_of_shuffled_sources_by_hand(seed: int) -> None:
     generator = np.random.default_rng(seed)
     experts = generator.random((30, 2, EXPERTS)).argsort(axis=2)[:, :, :2]
     sources, words = generator.integers(-1, 3, 30), generator.integers(0, 6, 30)
     is_answer = (sources < 0) & (np.arange(30) % 2 == 0)
     sources[0], is_answer[0], sources[1], is_answer[1] = -1, True, 0, False
     found = evidence_affinity(
-        experts, sources, is_answer=is_answer, token_ids=words, n_sources=3, n_experts=EXPERTS
-    )
+        experts, sources, is_answer=is_answer, token_ids=words, n_sources=3, n_experts=EXPERTS,
+        permutations=1000,
+    )  # fmt: skip
     chose = (experts[..., None] == np.arange(EXPERTS)).any(axis=2).astype(float)  # one-hot
     for source in range(3):
         own = sources == source
         if not own.any():
             assert np.isnan(found.observed[source]) and np.isnan(found.expected[source])
             continue
-        mean = np.array([chose[(sources >= 0) & (words == w)].mean(axis=0) for w in words[own]])
         answer = chose[is_answer].mean(axis=0)
-        for usage, value in ((chose[own], found.observed), (mean, found.expected)):
-            by_layer = [1 - cosine(usage.mean(axis=0)[la], answer[la]) for la in range(2)]
-            assert value[source] == pytest.approx(np.mean(by_layer))
+
+        def alike(rows, answer=answer):
+            usage = chose[rows].mean(axis=0)
+            return np.mean([1 - cosine(usage[la], answer[la]) for la in range(2)])
+
+        assert found.observed[source] == pytest.approx(alike(own))
+        null = []
+        for _ in range(300):
+            labels = sources.copy()
+            for word in range(6):
+                same = np.flatnonzero((sources >= 0) & (words == word))
+                labels[same] = generator.permutation(sources[same])
+            null.append(alike(labels == source))
+        assert found.expected[source] == pytest.approx(np.mean(null), abs=0.02)
+        assert found.low[source] <= found.expected[source] <= found.high[source]
     np.testing.assert_array_equal(found.excess, found.observed - found.expected)
+
+
+def test_a_short_source_is_not_called_less_alike_for_its_length() -> None:
+    excess = []
+    for seed in range(30):
+        generator = np.random.default_rng(seed)
+        sources = np.repeat([0, 1, 2, -1], [15, 60, 240, 60])
+        words = generator.integers(0, 8, len(sources))
+        # the word decides, and nothing else
+        experts = np.where(generator.random(len(sources)) < 0.6, words % EXPERTS, 0)
+        found = evidence_affinity(
+            experts[:, None, None], sources, is_answer=sources < 0, token_ids=words, n_sources=3,
+            n_experts=max(EXPERTS, 8), permutations=100, seed=seed,
+        )  # fmt: skip
+        excess.append(found.excess)
+    assert np.abs(np.mean(excess, axis=0)).max() < 0.02
 
 
 def test_a_frame_has_one_row_per_source() -> None:
     found = evidence_affinity(**answered("source"), n_sources=5, n_experts=EXPERTS)
     frame = found.to_frame()
-    assert list(frame) == ["source", "tokens", "observed", "expected", "excess"]
+    assert list(frame) == ["source", "tokens", "observed", "expected", "low", "high", "excess"]
     assert frame.excess[2] == found.excess[2] and np.isnan(frame.excess[4])
     assert "5 sources, 1200 tokens" in repr(found)
 

@@ -42,12 +42,13 @@ def load_matched(
             raise ValueError(f"{place} is not among {layers} layers of {n_experts} experts")
     draws = np.random.default_rng(seed)
     found: dict[frozenset[ExpertPlace], tuple[ExpertPlace, ...]] = {}
-    while len(found) < arms and nearest < n_experts + 1:
+    for among in range(nearest, max(nearest, n_experts) + 1):
         for _ in range(20 * arms):
-            arm = _drawn(counts, experts, nearest, draws)
+            arm = _drawn(counts, experts, among, draws)
             if len(found) < arms:
                 found.setdefault(frozenset(arm), arm)
-        nearest += 1
+        if len(found) == arms:
+            break
     return list(found.values())
 
 

@@ -210,16 +210,16 @@ def scan_experts(
 
     ``action="ban"`` gives its tokens to the next best expert, ``"drop"`` to none. With `segment` ("evidence",
     "question", "answer") it is taken from those tokens alone; what decides on an answer's first token is the last token
-    of the prompt, which is not of "answer". `journal` is a file that keeps each layer as it is done: the same scan goes on
-    from there. Cancelling keeps the cases that are done; raises ``Cancelled`` if none is,
-    ``InputError`` for a file that is no journal, ``ValueError`` for a dense model or no case.
+    of the prompt, which is not of "answer". `journal` is a file that keeps each layer as it is done: the same scan goes
+    on from there. Cancelling keeps the cases that are done. Raises ``Cancelled`` if none is, ``InputError`` for a file
+    that is no journal, ``ValueError`` for a dense model or no case.
 
     >>> import workbench as wb
     >>> from workbench.effects.cases import case_of
     >>> generator = wb.load_generator("pocket")
     >>> retriever = wb.build_retriever(wb.read_corpus("corpora/manual/pump.md"))
     >>> answer = wb.ask("How often are the bearings checked?", k=1, retriever=retriever, generator=generator)
-    >>> scan = scan_experts(generator, [case_of(answer, generator=generator)], segment="answer")
+    >>> scan = scan_experts(generator, [case_of(answer, generator=generator)], segment="answer", action="drop")
     >>> scan.effects.shape, bool((scan.effects[scan.counts == 0] == 0).all())
     ((1, 5, 16), True)
     """

@@ -132,6 +132,11 @@ def read_tables(path: str | Path) -> TraceTables:
     return TraceTables(tokens.set_index("position"), choices)
 
 
+def check_suffix(path: str | Path) -> None:
+    """Raise ``ValueError`` for a file that :func:`export_trace` cannot write, before there is a trace."""
+    _suffix(Path(path), SUFFIXES)
+
+
 def _suffix(path: Path, known: tuple[str, ...]) -> str:
     if path.suffix not in known:
         raise ValueError(
