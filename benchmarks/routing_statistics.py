@@ -87,7 +87,8 @@ def calls(trace: Trace) -> dict[str, tuple[str, Callable[[], object]]]:
 
     def affinity() -> object:
         return evidence_affinity(
-            e, sources, is_answer=sources < 0, token_ids=trace.words, n_sources=GROUPS - 1, n_experts=n
+            e, sources, is_answer=sources < 0, token_ids=trace.words, n_sources=GROUPS - 1, n_experts=n,
+            permutations=20,
         )  # fmt: skip
 
     def distances() -> object:
@@ -121,7 +122,7 @@ def calls(trace: Trace) -> dict[str, tuple[str, Callable[[], object]]]:
         "words of the experts": (DESCRIPTIVE, words),
         "drift in 8 buckets": (DESCRIPTIVE, lambda: drift(0)),
         f"distances of {CLUSTERS} runs": (DESCRIPTIVE, distances),
-        "affinity of 7 sources": (DESCRIPTIVE, affinity),
+        "affinity of 7 sources, 20 shuffles": (TESTED, affinity),
         "drift, 200 shuffles": (TESTED, lambda: drift(200)),
         "usage by groups, 20 shuffles": (TESTED, lambda: usage(20)),
         "specialization, 20 shuffles": (TESTED, by_words),

@@ -23,11 +23,13 @@ from workbench.effects.dial import check_dial, learn_dial
 from workbench.effects.scan import context_use
 from workbench.plots.figures import png_bytes
 from workbench.routing.contrasts import contrast
+from workbench.routing.drift import position_drift
+from workbench.routing.groups import group_usage
 from workbench.routing.intervene import Edit
 from workbench.routing.margins import fragile
 from workbench.routing.pairs import coactivation, transitions
-from workbench.routing.specialization import jensen_shannon_bits, specialization
-from workbench.routing.statistics import effective_experts_by_segment, group_counts
+from workbench.routing.specialization import specialization
+from workbench.routing.statistics import effective_experts_by_segment
 
 PAGE = Path(__file__).parent / "gallery.md"
 IMAGES = Path(__file__).parent / "images" / "gallery"
@@ -107,13 +109,14 @@ ENTRIES = [
     ),
     Entry(
         "groups",
-        "plot_group_usage(usage[:, 4], names=names, uniform=2 / 16)",
-        "Which experts of layer 4 make that difference.",
+        "plot_group_usage(\n    by_group.usage[:, 4], names=names, uniform=2 / 16,\n"
+        "    low=by_group.low[:, 4], high=by_group.high[:, 4],\n)",
+        "Which experts of layer 4 make that difference; the whiskers are what the words alone would give.",
     ),
     Entry(
         "positions",
-        "plot_drift(bits, edges=edges, null=null)",
-        "Whether a document's end uses other experts than its beginning, beyond what shuffled tokens would show.",
+        "plot_drift(drift)",
+        "Whether a document's end uses other experts than its beginning, beyond what shuffled blocks would show.",
     ),
     Entry(
         "positions",
@@ -195,18 +198,15 @@ def prepare() -> dict[str, Any]:
             experts, group, exchangeable=tokens, n_experts=16, whole=False
         ),
     }
-    counts = group_counts(experts, group, n_groups=3, n_experts=16)
-    usage = counts / np.bincount(group)[:, None, None]
+    by_group = group_usage(
+        experts, group, n_groups=3, n_experts=16, token_ids=tokens, permutations=100
+    )
 
-    # the document of most tokens, in buckets of 128
+    # the document of most tokens
     longest = max(traces, key=lambda one: one.rows().sum())
     is_fragile = fragile(longest.router_logits[longest.rows()])
     read = longest.experts[longest.rows()]
-    edges = np.arange(0, len(read) // 128 * 128 + 1, 128)
-    bits = drift(read[: edges[-1]], len(edges) - 1)
-    rng = np.random.default_rng(0)
-    shuffled = [drift(rng.permutation(read[: edges[-1]]), len(edges) - 1) for _ in range(200)]
-    null = np.percentile(shuffled, 95, axis=0)
+    drift = position_drift(read, np.arange(len(read)), n_experts=16)
 
     # what experts do for answers: chosen on twelve, the dial tried on five others
     asked = [truth["question"] for truth in truths if truth["answerable"]][::5]
@@ -225,13 +225,6 @@ def prepare() -> dict[str, Any]:
         [one.routing for one in answers], layer=int(most[0]), expert=int(most[1]), scan=scan
     )
     return locals()
-
-
-def drift(experts: Any, buckets: int) -> Any:
-    """Divergence of each bucket's usage from the first one's: [buckets, layers], in bits."""
-    bucket = np.arange(len(experts)) * buckets // len(experts)
-    counts = group_counts(experts, bucket, n_groups=buckets, n_experts=16).astype(float)
-    return np.array([jensen_shannon_bits(counts[[0, one]]) for one in range(buckets)])
 
 
 def main() -> None:
@@ -255,7 +248,7 @@ def main() -> None:
             f"```python\nfrom {module} import {entry.function}\n\n{entry.code}\n```\n\n"
             f"![{entry.reading}](images/gallery/{entry.function}.png)\n"
         )
-    source = inspect.getsource(prepare) + "\n\n" + inspect.getsource(drift)
+    source = inspect.getsource(prepare)
     parts.append(f"## The names\n\n```python\n{source}```\n")
     PAGE.write_text("\n".join(parts), encoding="utf-8", newline="\n")
 

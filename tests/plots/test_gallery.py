@@ -43,7 +43,6 @@ def test_the_pictures_are_small_together(gallery) -> None:
 
 def test_the_names_on_the_page_are_those_of_the_script(gallery, page) -> None:
     assert inspect.getsource(gallery.prepare) in page
-    assert inspect.getsource(gallery.drift) in page
 
 
 def test_what_entries_call_is_there(gallery) -> None:

@@ -7,19 +7,20 @@ import pytest
 
 from workbench.plots.figures import new_axes, png_bytes
 from workbench.plots.positions import plot_drift, plot_fragility
+from workbench.routing.drift import position_drift
 
 
 def test_drift_is_shown_with_dots_where_it_is_more_than_chance() -> None:
-    bits = np.random.default_rng(0).random((6, 3))
-    null = np.full((6, 3), 0.5)
-    ax = plot_drift(bits, edges=np.arange(7) * 100, null=null)
-    np.testing.assert_array_equal(ax.images[0].get_array(), bits.T)  # layers down
+    generator = np.random.default_rng(0)
+    experts = generator.integers(0, 4, (1200, 3, 1))
+    experts[800:, 1] = generator.integers(2, 4, (400, 1))  # the end of the text, in layer 1
+    found = position_drift(experts, np.arange(1200), n_experts=4, n_buckets=6, block_tokens=10)
+    ax = plot_drift(found)
+    np.testing.assert_array_equal(ax.images[0].get_array(), found.bits.T)  # layers down
     dots = {(x, y) for x, y in ax.collections[0].get_offsets().astype(int).tolist()}
-    assert dots == {
-        (bucket, layer) for bucket, layer in np.ndindex(6, 3) if bits[bucket, layer] > 0.5
-    }
-    assert not plot_drift(bits, edges=np.arange(7)).collections
-    assert [t.get_text() for t in ax.get_xticklabels()] == [str(n * 100) for n in range(7)]
+    assert dots == {(4, 1), (5, 1)} == {tuple(cell) for cell in np.argwhere(found.q_values <= 0.05)}
+    assert not plot_drift(found, q=0.0).collections
+    assert [t.get_text() for t in ax.get_xticklabels()][:3] == ["0", "200", "400"]
     assert ax.get_xticks().tolist() == [n - 0.5 for n in range(7)] and ax.get_xlim() == (-0.5, 5.5)
 
 
@@ -43,10 +44,6 @@ def test_fewer_tokens_than_buckets_have_one_each() -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"3 edges for values \[3, 2\]"):
-        plot_drift(np.ones((3, 2)), edges=np.arange(3))
-    with pytest.raises(ValueError, match=r"null \[2\] and bits \[3, 2\]"):
-        plot_drift(np.ones((3, 2)), edges=np.arange(4), null=np.ones(2))
     with pytest.raises(ValueError, match="at least one token"):
         plot_fragility(np.zeros((0, 3), bool))
     with pytest.raises(ValueError, match="buckets=0"):
@@ -55,6 +52,8 @@ def test_what_does_not_fit_is_refused() -> None:
 
 def test_they_are_drawn_without_a_warning_even_if_nothing_drifts() -> None:
     ax = new_axes(width=5, height=3)
-    assert plot_drift(np.zeros((40, 32)), edges=np.arange(41) * 4096, ax=ax) is ax
+    same = np.zeros((40 * 64, 32, 1), int)
+    still = position_drift(same, np.arange(len(same)), n_experts=2, n_buckets=40, permutations=9)
+    assert plot_drift(still, ax=ax) is ax
     assert len(png_bytes(ax, dpi=50)) > 3000
     assert len(png_bytes(plot_fragility(np.zeros((300, 5), bool)), dpi=50)) > 3000

@@ -690,7 +690,7 @@ def test_the_pictures_along_a_text_show_where_the_evidence_is(traces, planted):
     found = position_drift(
         trace.experts[rows], np.flatnonzero(rows), n_experts=EXPERTS, edges=edges, block_tokens=6
     )
-    ax = plot_drift(found.bits, edges=edges, null=np.percentile(found.null_bits, 95, axis=0))
+    ax = plot_drift(found)
     assert (0, 1) in offsets(ax.collections[0])  # layer 0, the second bucket
     np.testing.assert_array_equal(ax.images[0].get_array()[:, 1], found.bits[1])
     ax = plot_token_layers(trace)

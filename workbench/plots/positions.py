@@ -15,38 +15,31 @@ from workbench.plots.conventions import (
     number_ticks,
     numbered,
 )
+from workbench.routing.drift import PositionDrift
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.image import AxesImage
 
 
-def plot_drift(
-    bits: NDArray[np.floating],
-    *,
-    edges: NDArray[np.integer],
-    null: NDArray[np.floating] | None = None,
-    ax: Axes | None = None,
-) -> Axes:
+def plot_drift(found: PositionDrift, *, q: float = 0.05, ax: Axes | None = None) -> Axes:
     """Buckets of positions × layers: how far each bucket's expert usage is from that of the first, in bits.
 
-    `bits` [buckets, layers]; `edges` [buckets + 1] are the positions where buckets begin and the last ends. `null`
-    [buckets, layers] is what chance stays below, such as the 95th percentile of shuffled buckets; a dot marks cells
-    above it.
+    A dot marks cells beyond what shuffled blocks of neighbours would show, with a q-value of at most `q` over all
+    cells.
 
-    >>> bits = np.array([[0.0, 0.0], [0.1, 0.3]])
-    >>> ax = plot_drift(bits, edges=np.array([0, 512, 1024]), null=np.full((2, 2), 0.2))
-    >>> ax.collections[0].get_offsets().tolist()    # bucket 1, layer 1
-    [[1.0, 1.0]]
+    >>> from workbench.routing.drift import position_drift
+    >>> experts = np.repeat([0, 1], 320)[:, None, None]
+    >>> ax = plot_drift(position_drift(experts, np.arange(640), n_experts=2, n_buckets=2))
+    >>> ax.collections[0].get_offsets().tolist()    # the second bucket, layer 0
+    [[1.0, 0.0]]
     """
-    if null is not None and null.shape != bits.shape:
-        raise ValueError(f"null {list(null.shape)} and bits {list(bits.shape)} differ in shape")
-    ax, image = _position_grid(bits, edges, most=max(float(np.nanmax(bits)), 1e-9), ax=ax)
-    if null is not None:
-        buckets, layers = np.nonzero(bits > null)
+    most = max(float(np.nanmax(found.bits)), 1e-9)
+    ax, image = _position_grid(found.bits, found.edges, most=most, ax=ax)
+    buckets, layers = np.nonzero(found.q_values <= q)
+    if len(buckets):
         dot_cells(ax, buckets, layers)
-    note = "" if null is None else " (dot: more than by chance)"
-    ax.set_xlabel(f"position in tokens{note}")
+    ax.set_xlabel(f"position in tokens (dot: more than by chance, q ≤ {q:g})")
     ax.set_title("drift of expert usage along the prompt")
     colour_bar(ax, image, "divergence from the first bucket (bits)")
     return ax
