@@ -197,3 +197,16 @@ def test_names_in_place_of_objects_are_refused_with_what_makes_them(small_retrie
     for wrong in (None, "some text"):
         with pytest.raises(ValueError, match="is no document; give read_document"):
             wb.summarize(wrong, generator=tiny_moe)
+
+
+@pytest.mark.parametrize("style", ["quote", "free"])
+def test_what_is_recorded_of_the_routing_is_what_was_asked_for(small_retriever, style):
+    parts = {"retriever": small_retriever, "generator": wb.load_generator("pocket"), "k": 1}
+    question = "Which valve failed first?"
+    whole = wb.ask(question, **parts, style=style, capture="all", max_new_tokens=5)
+    assert whole.routing.router_logits is not None and whole.routing.contributions is not None
+    plain = wb.ask(question, **parts, style=style, max_new_tokens=5)
+    assert plain.routing.router_logits is None and plain.text == whole.text
+    nothing = wb.ask(question, **parts, style=style, capture=False, max_new_tokens=5)
+    with pytest.raises(ValueError, match="no routing was recorded: capture was off"):
+        nothing.routing  # noqa: B018

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from workbench.cancel import CancelToken
 from workbench.corpus.documents import Document
 from workbench.generation.decoding import OnText
-from workbench.generation.options import GREEDY, Decoding, Sampling
+from workbench.generation.options import GREEDY, Capture, Decoding, Sampling
 from workbench.generation.phi import Generator
 from workbench.generation.prompts import (
     FREE_SYSTEM,
@@ -50,13 +50,15 @@ def ask(
     decoding: Decoding | None = None,
     on_text: OnText | None = None,
     cancel: CancelToken | None = None,
+    capture: Capture = True,
 ) -> Answer:
     """Answer `question` from the retriever's documents, every statement walked back to its characters.
 
     `k`, `mode`, `where` (a filter such as ``{"language": "de"}``) and `options` are those of ``retriever.search``.
 
     ``style="quote"`` answers with one verbatim sentence chosen by the model, or abstains; ``style="free"`` is ordinary
-    decoding. `decoding` says how tokens are computed; None takes what is fastest here at equal tokens. Raises
+    decoding. `decoding` says how tokens are computed; None takes what is fastest here at equal tokens. `capture` says
+    what is recorded of the routing: see ``Generator.generate``. Raises
     ``ValueError`` for an empty question, a k below 1 or an unknown style, ``PromptTooLong`` for a question that exceeds
     the context.
 
@@ -101,6 +103,7 @@ def ask(
         decoding=decoding,
         on_text=on_text,
         cancel=cancel,
+        capture=capture,
     )
 
 
@@ -117,10 +120,13 @@ def answer_prompt(
     decoding: Decoding | None = None,
     on_text: OnText | None = None,
     cancel: CancelToken | None = None,
+    capture: Capture = True,
 ) -> Answer:
     """The second half of ``ask``: answer a prompt that was built already, with what it was built from."""
     if style == "quote":
-        generation = generator.quote(prompt, decoding=decoding, on_text=on_text, cancel=cancel)
+        generation = generator.quote(
+            prompt, decoding=decoding, on_text=on_text, cancel=cancel, capture=capture
+        )
     else:
         generation = generator.generate(
             prompt,
@@ -129,6 +135,7 @@ def answer_prompt(
             decoding=decoding or _copying(generator, sampling),
             on_text=on_text,
             cancel=cancel,
+            capture=capture,
         )
     report = find_citations(generation, prompt, documents=documents)
     return Answer(

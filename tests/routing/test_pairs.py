@@ -158,6 +158,9 @@ def test_sets_are_told_apart_where_an_integer_cannot_number_them() -> None:
 def test_many_tokens_are_counted_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     experts = np.random.default_rng(4).integers(0, EXPERTS, (1000, 2, 2))
     whole = coactivation(experts, n_experts=EXPERTS).together
+    hits = cache_hits(experts, capacity=2)
+    monkeypatch.setattr("workbench.routing.pairs._STEPS", 9)
+    np.testing.assert_array_equal(cache_hits(experts, capacity=2), hits)
     monkeypatch.setattr("workbench.routing.pairs._BLOCK", 7)
     assert (coactivation(experts, n_experts=EXPERTS).together == whole).all()
 

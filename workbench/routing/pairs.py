@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from workbench.routing.statistics import check_experts, expert_counts, ratio, shannon_bits
 
+_STEPS = 1 << 13  # of a simulated cache that are looked at together
 _BLOCK = 1 << 12  # tokens that are counted at once
 
 
@@ -186,16 +187,21 @@ def cache_hits(experts: NDArray[np.integer], *, capacity: int) -> NDArray[np.flo
     if capacity < 1:
         raise ValueError(f"capacity={capacity} is no number of experts")
     hits = np.zeros(layers)
-    steps = np.arange(tokens * k, dtype=np.int32)
     for layer in range(layers):
         asked = experts[:, layer].reshape(-1)
-        last = np.full((int(asked.max()) + 1, len(steps) + 1), -1, dtype=np.int32)
-        last[asked, steps + 1] = steps
-        # when each expert was last asked for before each step: [experts, steps]
-        last = np.maximum.accumulate(last, axis=1)[:, :-1]
-        own = last[asked, steps]
-        others_since = (last > own).sum(axis=0, dtype=np.int32)
-        hits[layer] = ((own >= 0) & (others_since < capacity)).sum()
+        before = np.full(int(asked.max()) + 1, -1, dtype=np.int32)
+        for start in range(0, len(asked), _STEPS):
+            now = asked[start : start + _STEPS]
+            steps = np.arange(len(now))
+            # when each expert was last asked for before each step: [experts, steps]
+            last = np.full((len(before), len(now) + 1), -1, dtype=np.int32)
+            last[:, 0] = before
+            last[now, steps + 1] = start + steps
+            np.maximum.accumulate(last, axis=1, out=last)
+            before = last[:, -1]
+            own = last[now, steps]
+            others_since = (last[:, :-1] > own).sum(axis=0, dtype=np.uint8)
+            hits[layer] += ((own >= 0) & (others_since < capacity)).sum()
     return np.asarray(hits / (tokens * k))
 
 
