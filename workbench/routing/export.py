@@ -157,7 +157,7 @@ def _guarded(text: str) -> str:
 def _csv(frame: pd.DataFrame) -> bytes:
     import csv
 
-    text = frame.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    text: str = frame.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     return text.encode()
 
 
