@@ -103,6 +103,14 @@ def test_an_intervention_in_a_text_is_what_the_notebook_computes(route, generato
     np.testing.assert_allclose(found["intervention"]["agreement"], kept)
     np.testing.assert_allclose(found["intervention"]["usage"], after.usage())
     assert [edit["action"] for edit in found["intervention"]["edits"]] == ["ban", "bias"]
+    counts = before.counts("question")
+    assert found["intervention"]["met"] == counts[1, 3] + counts[:, 4].sum()
+
+
+def test_what_is_saved_under_an_edit_is_the_trace_with_it(route, tmp_path):
+    assert route(TEXT, "--ban", "2:5", "--out", tmp_path / "t.npz")[0] == 0
+    saved = wb.load_trace(tmp_path / "t.npz")
+    assert saved.counts()[2, 5] == 0 and saved.origin["edits"] == "ban 5 in layers 2"
 
 
 def test_an_intervention_in_an_answer_says_what_becomes_of_it(route, index):
@@ -114,7 +122,7 @@ def test_an_intervention_in_an_answer_says_what_becomes_of_it(route, index):
     code, text, _ = route(
         "Which valve failed first?", "--index", index, "--drop", "2:1", json_too=False
     )
-    assert code == 0 and "with the edit: " in text and "nats likelier" in text
+    assert code == 0 and "with the edit: " in text and "of the first answer changes by" in text
 
 
 @pytest.mark.parametrize(
@@ -129,7 +137,10 @@ def test_an_intervention_in_an_answer_says_what_becomes_of_it(route, index):
         ([TEXT, "--ban", "1:2", "--in", "evidence"], 2, "no segment 'evidence'"),
         ([TEXT, "--segment", "evidence"], 2, "no segment 'evidence'; there are"),
         ([TEXT, "--contrast", "question", "answer"], 2, "no routed token in segment 'answer'"),
-        ([TEXT, "--contrast", "question", "template"], 2, "too few to tell chance"),
+        ([TEXT, "--contrast", "question", "nothing"], 2, "no segment 'nothing'"),
+        ([TEXT, "--plot", "x.txt"], 2, "x.txt must end with .png"),
+        (["corpora"], 3, "corpora is a folder: name one of its files"),
+        ([TEXT, "--against", "corpora"], 3, "corpora is a folder"),
         ([TEXT, "--contrast", "a", "b", "--against", TEXT], 2, "give one of them"),
         (["no-such.npz"], 3, "no routing trace at no-such.npz"),
         ([TEXT, "--out", "/nowhere/t.npz"], 2, "no folder /nowhere"),

@@ -69,7 +69,7 @@ def test_the_example_runs_word_by_word():
 def test_the_examples_of_the_page_on_the_router_run(tmp_path):
     page = (ROOT / "docs" / "routing.md").read_text("utf-8")
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(blocks) == 8
+    assert len(blocks) == 9
     code = "\n".join(blocks).replace("build/", f"{tmp_path.as_posix()}/")
     code += "\nassert scan.effects.shape[1:] == (5, 16) and len(use.gains) == len(cases)\n"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

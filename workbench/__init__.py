@@ -41,10 +41,25 @@ _ROOMS = {
     "CancelToken": "workbench.cancel",
 }
 
+_ELSEWHERE = {
+    "expert_card": "workbench.effects.card",
+    "cases_of": "workbench.effects.cases",
+    "context_use": "workbench.effects.scan",
+    "edit_effect": "workbench.effects.answers",
+    "contrast_contexts": "workbench.effects.contexts",
+    "learn_dial": "workbench.effects.dial",
+    "export_trace": "workbench.routing.export",
+    "routing_fingerprint": "workbench.generation.fingerprint",
+    "plot_expert_card": "workbench.plots.card",
+    "plot_expert_effects": "workbench.plots.effects",
+}  # what is asked for here and stands in a room of its own
+
 __all__ = [*_ROOMS, "__version__"]  # names are strings from the table above
 
 
 def __getattr__(name: str) -> Any:
+    if name in _ELSEWHERE:
+        raise AttributeError(f"{name} is in its own room: from {_ELSEWHERE[name]} import {name}")
     if name not in _ROOMS:
         raise AttributeError(
             f"module 'workbench' has no attribute {name!r}; there are {', '.join(sorted(_ROOMS))}"

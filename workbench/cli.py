@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench import __version__
-from workbench.cli_route import add_route_options, is_trace, route_report
+from workbench.cli_route import add_route_options, compared_names, is_trace, route_report
 from workbench.errors import InputError, WorkbenchError
 from workbench.markup import counted
 
@@ -342,6 +342,8 @@ def _route(arguments: argparse.Namespace) -> tuple[Result, str]:
 
     for path in (arguments.plot, arguments.out):
         _check_folder(path)
+    if arguments.plot and Path(arguments.plot).suffix.lower() != ".png":
+        raise ValueError(f"--plot draws a PNG: {arguments.plot} must end with .png")
     if arguments.out:
         check_suffix(arguments.out)
     generator = None if is_trace(arguments.text) else _load(arguments)
@@ -352,7 +354,8 @@ def _route(arguments: argparse.Namespace) -> tuple[Result, str]:
         for made in export_trace(trace, arguments.out):
             _wrote(made)
     if arguments.plot:
-        _draw(trace, arguments.plot, segment=arguments.segment, comparison=comparison)
+        names = compared_names(arguments) if comparison is not None else None
+        _draw(trace, arguments.plot, segment=arguments.segment, comparison=comparison, names=names)
     return result, text
 
 
@@ -400,7 +403,12 @@ def _load(arguments: argparse.Namespace) -> Any:
 
 
 def _draw(
-    trace: Any, path: str, *, segment: str | None = None, comparison: Any | None = None
+    trace: Any,
+    path: str,
+    *,
+    segment: str | None = None,
+    comparison: Any | None = None,
+    names: tuple[str, str] | None = None,
 ) -> None:
     """The usage of a trace, or the difference that a comparison found, as a PNG."""
     from workbench.plots.differences import plot_usage_difference
@@ -412,7 +420,8 @@ def _draw(
     if comparison is None:
         ax = plot_expert_usage(trace, segment=segment)
     else:
-        ax = plot_usage_difference(comparison.contrast)
+        x, y = names or ("X", "Y")
+        ax = plot_usage_difference(comparison.contrast, x=x, y=y)
     write_atomic(Path(path), png_bytes(ax))
     _wrote(Path(path))
 
@@ -429,9 +438,11 @@ def _wrote(path: Path) -> None:
 
 def _text_or_file(argument: str) -> str:
     try:
-        is_file = Path(argument).is_file()
+        is_file, is_folder = Path(argument).is_file(), Path(argument).is_dir()
     except (OSError, ValueError):  # longer than a path may be, or with a zero byte
-        is_file = False
+        is_file = is_folder = False
+    if is_folder:
+        raise InputError(f"{argument} is a folder: name one of its files")
     if not is_file and re.fullmatch(r"\S+\.[A-Za-z]{1,5}", argument):
         raise InputError(f"there is no file {argument!r}; a text to route has more than one word")
     if not is_file:

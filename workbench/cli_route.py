@@ -10,6 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from workbench.markup import counted, shorten
+
 if TYPE_CHECKING:
     from workbench.answer import Answer
     from workbench.generation.phi import Generator
@@ -59,14 +61,15 @@ def add_route_options(route: argparse.ArgumentParser) -> None:
     route.add_argument(
         "--out",
         metavar="FILE",
-        help="save the trace: .npz, .html (a page to look at), .csv or .parquet",
+        help="save the trace, under the edits if there are any: .npz, .html (a page to look at), .csv or .parquet",
     )
 
 
 def route_report(
     arguments: argparse.Namespace, generator: Generator | None, *, text_of: Any, open_index: Any
 ) -> tuple[Result, str, RoutingTrace, RoutingComparison | None]:
-    """The JSON object, the text, the trace and the comparison, if one was asked for.
+    """The JSON object, the text, the trace (under the edits, if there are any) and the comparison, if one was asked
+    for.
 
     `generator` is None where a saved trace is looked at; `text_of` reads an argument that may be a file, `open_index`
     opens the retriever.
@@ -92,20 +95,23 @@ def route_report(
     result, lines = _usage(trace, arguments.segment)
     comparison = _comparison(arguments, trace, generator, text_of)
     if comparison is not None:
-        result["comparison"], more = _compared(comparison)
+        result["comparison"], more = _compared(comparison, *compared_names(arguments))
         lines += more
     if edits:
         if generator is None:
             raise ValueError("a saved trace cannot be intervened in: give the text again")
+        before = trace
         if answer is not None and retriever is not None:
-            result["intervention"], more = _changed_answer(
+            result["intervention"], more, trace = _changed_answer(
                 generator, answer, edits, arguments.inside, retriever.documents
             )
         else:
-            result["intervention"], more = _changed_reading(
+            result["intervention"], more, trace = _changed_reading(
                 generator, text_of(arguments.text), trace, edits, arguments.inside
             )
-        lines += more
+        met = _met(before, edits, arguments.inside)
+        result["intervention"]["met"] = met
+        lines += [*more, f"the experts of the edits were chosen {met} times before"]
     return result, "\n".join(lines), trace, comparison
 
 
@@ -197,14 +203,28 @@ def _comparison(
 
     if arguments.contrast:
         x, y = arguments.contrast
-        return compare_routing(trace, trace, segment=x, segment_b=y, block_tokens=BLOCK_TOKENS)
+        fewest = min(int(trace.rows(x).sum()), int(trace.rows(y).sum()))
+        # a question has few tokens: shorter runs, wider intervals
+        block = max(4, min(BLOCK_TOKENS, fewest // 2))
+        return compare_routing(trace, trace, segment=x, segment_b=y, block_tokens=block)
     if arguments.against:
         other = read_trace(arguments.against, generator, text_of=text_of)
         return compare_routing(trace, other, segment=arguments.segment, block_tokens=BLOCK_TOKENS)
     return None
 
 
-def _compared(found: RoutingComparison) -> tuple[Result, list[str]]:
+def compared_names(arguments: argparse.Namespace) -> tuple[str, str]:
+    """What the two sides of the comparison are called."""
+    if arguments.contrast:
+        return arguments.contrast[0], arguments.contrast[1]
+
+    def named(side: str) -> str:
+        return shorten(Path(side).name if len(side) < 200 else side, 30)
+
+    return named(arguments.text), named(arguments.against)
+
+
+def _compared(found: RoutingComparison, x: str, y: str) -> tuple[Result, list[str]]:
     cells = found.contrast.to_frame()
     cells = cells[cells["q"] <= SURPRISING]
     result = {
@@ -219,8 +239,8 @@ def _compared(found: RoutingComparison) -> tuple[Result, list[str]]:
     }
     lines = [
         "",
-        f"compared: {found.tokens[0]} and {found.tokens[1]} tokens, in runs of {BLOCK_TOKENS}; two texts differ in any "
-        "case, so for kinds of texts compare several of each in a notebook",
+        f"{x} ({found.tokens[0]} tokens) compared with {y} ({found.tokens[1]}) in runs of some tokens; one text says "
+        "nothing of its kind, for that compare several of each in a notebook",
     ]
     for layer, bits in enumerate(found.divergence_bits):
         kept = (
@@ -233,10 +253,13 @@ def _compared(found: RoutingComparison) -> tuple[Result, list[str]]:
             f"(p = {found.divergence_p[layer]:.3f}){kept}"
         )
     for cell in cells.head(8).itertuples():
+        q = "< 0.001" if cell.q < 0.001 else f"= {cell.q:.3f}"
         lines.append(
-            f"expert {cell.expert} of layer {cell.layer}: {cell.difference:+.2f} of the tokens "
-            f"({cell.low:+.2f} to {cell.high:+.2f}), q = {cell.q:.3f}"
+            f"expert {cell.expert} of layer {cell.layer}: {cell.difference:+.2f} of the tokens in {x} "
+            f"({cell.low:+.2f} to {cell.high:+.2f}), q {q}"
         )
+    if len(cells) > 8:
+        lines.append(f"and {len(cells) - 8} other cells; --json lists all")
     if cells.empty:
         lines.append(f"no expert differs by more than chance (q ≤ {SURPRISING})")
     return result, lines
@@ -248,7 +271,7 @@ def _changed_reading(
     before: RoutingTrace,
     edits: Sequence[Edit],
     segment: str | None,
-) -> tuple[Result, list[str]]:
+) -> tuple[Result, list[str], RoutingTrace]:
     from workbench.generation.prompts import plain_prompt
     from workbench.routing.agreement import agreement
 
@@ -260,7 +283,11 @@ def _changed_reading(
     shares = ", ".join(f"{share:.1%}" for share in kept)
     return (
         {**_said(edits, segment), "agreement": kept.tolist(), "usage": after.usage().tolist()},
-        ["", f"with {len(edits)} edits the tokens keep, layer by layer, {shares} of their experts"],
+        [
+            "",
+            f"with {counted(len(edits), 'edit')} the tokens keep, layer by layer, {shares} of their experts",
+        ],
+        after,
     )
 
 
@@ -270,7 +297,7 @@ def _changed_answer(
     edits: Sequence[Edit],
     segment: str | None,
     documents: Any,
-) -> tuple[Result, list[str]]:
+) -> tuple[Result, list[str], RoutingTrace]:
     from workbench.effects.answers import edit_effect
 
     found = edit_effect(
@@ -288,9 +315,20 @@ def _changed_answer(
         "",
         f"answer:        {found.before.text}",
         f"with the edit: {found.after.text}",
-        f"the first answer is {found.likelihood_change:+.3f} nats likelier",
+        f"the log-probability of the first answer changes by {found.likelihood_change:+.3f} nats",
     ]
-    return result, lines
+    return result, lines, found.after.routing
+
+
+def _met(trace: RoutingTrace, edits: Sequence[Edit], segment: str | None) -> int:
+    """How often the tokens that are meant had chosen one of the experts: what a ban or a drop of them changes."""
+    counts = trace.counts(segment)
+    places = {
+        (layer, edit.expert)
+        for edit in edits
+        for layer in (range(trace.layers) if edit.layers is None else edit.layers)
+    }
+    return sum(int(counts[place]) for place in places)
 
 
 def _said(edits: Sequence[Edit], segment: str | None) -> Result:

@@ -136,7 +136,7 @@ def test_gates_that_were_not_recorded_are_not_averaged(traces) -> None:
 
 
 def test_what_has_no_card_is_refused(traces) -> None:
-    with pytest.raises(ValueError, match="0 traces with no routed token"):
+    with pytest.raises(ValueError, match="traces holds no trace"):
         expert_card([], layer=0, expert=0)
     with pytest.raises(
         ValueError, match="layer=3, expert=0: there are layers 0 to 2 and experts 0 to 5"

@@ -117,7 +117,7 @@ def test_the_expert_that_carries_the_evidence_is_told_from_one_that_does_not(
     planted, planted_moe, planted_cases
 ):
     found = context_use(planted_moe, planted_cases)
-    assert found.gain.low > 2  # the evidence matters
+    assert found.gains.min() > 2 and found.gain.low > 0  # the evidence matters
     mean = found.delta.mean(axis=0)
     assert mean[0, planted.EVIDENCE] == pytest.approx(found.gain.difference, rel=0.25)
     assert abs(mean[0, planted.DIGITS]) < 0.2 * mean[0, planted.EVIDENCE]

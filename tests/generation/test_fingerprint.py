@@ -120,7 +120,7 @@ def test_bfloat16_differs_from_float32_by_choices_that_are_close(folder, fingerp
     found = fingerprint.differs_from(coarse)
     assert found.first_layer is not None and found.may_be_rounding and found.close_choices > 0
     assert "dtype: float32 and bfloat16" in found.origin
-    assert "close enough for rounding to turn them" in str(found) and "\n" not in str(found)
+    assert "so close that rounding could turn them" in str(found) and "\n" not in str(found)
     assert found.first_layer == coarse.differs_from(fingerprint).first_layer
 
 

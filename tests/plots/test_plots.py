@@ -49,3 +49,19 @@ def test_drawing_outside_a_notebook_does_not_import_pyplot():
 
 def test_png_is_a_picture_of_some_size():
     assert len(png_bytes(plot_expert_usage(example_trace()))) > 5000
+
+
+def test_only_a_kernel_registers_its_figures_with_pyplot(monkeypatch):
+    import ipykernel  # noqa: F401 (importing it makes no kernel of a process)
+    from matplotlib import pyplot
+
+    from workbench.plots.figures import new_axes
+
+    before = pyplot.get_fignums()
+    new_axes(width=1, height=1)
+    assert pyplot.get_fignums() == before
+    shell = type("Shell", (), {"kernel": object()})()
+    monkeypatch.setattr("IPython.get_ipython", lambda: shell)
+    ax = new_axes(width=1, height=1)
+    assert len(pyplot.get_fignums()) == len(before) + 1
+    pyplot.close(ax.figure)

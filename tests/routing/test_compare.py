@@ -154,7 +154,7 @@ def test_what_cannot_be_compared_is_refused():
             small,
             "a trace of b has 2 layers, 8 experts and k=2, the first one of a 2, 6 and k=2",
         ),
-        (one, "pocket", "b holds 'p', which is no RoutingTrace"),
+        (one, "pocket", "b='pocket' is no RoutingTrace and no list of them"),
         (short, short, "40 tokens of one trace are too few to tell chance"),
     ):
         with pytest.raises(ValueError, match=wanted):

@@ -218,6 +218,20 @@ def test_a_generator_edits_the_segment_it_is_told(small_retriever, tiny_moe, bus
     assert all(not router._forward_hooks for router in find_routers(tiny_moe.model))
 
 
+def test_a_trace_made_under_an_intervention_says_so(tiny_moe, small_prompt):
+    from workbench.routing.compare import compare_routing
+
+    plain = tiny_moe.read(small_prompt)
+    with tiny_moe.intervened([Edit("ban", 3, (0, 2)), Edit("bias", 4, amount=0.5)]):
+        under = tiny_moe.read(small_prompt)
+    assert under.origin["edits"] == "ban 3 in layers 0, 2; bias 4 by +0.5 in all layers"
+    assert "edits" not in plain.origin and "edits" not in tiny_moe.origin()
+    found = compare_routing(plain, under, permutations=9, block_tokens=20)
+    assert found.differs == ("edits: none and ban 3 in layers 0, 2; bias 4 by +0.5 in all layers",)
+    with tiny_moe.intervened([Edit("ban", 3)], prompt=small_prompt, segment="question"):
+        assert tiny_moe.read(small_prompt).origin["edits"].endswith("for some tokens")
+
+
 def test_an_intervention_waits_for_an_answer_of_another_thread(tiny_moe, small_prompt):
     entered, order = threading.Event(), []
 
@@ -246,7 +260,6 @@ def test_an_intervention_waits_for_an_answer_of_another_thread(tiny_moe, small_p
     [
         ([], "no edit is given"),
         ([Edit("ban", 16)], "names no expert; there are 0 to 15"),
-        ([Edit("ban", -1)], "names no expert"),
         ([Edit("ban", 1, layers=(9,))], "names no layer"),
         ([Edit("ban", e) for e in range(15)], "15 of 16 experts would be banned in layer 0; two must be left"),
         ([Edit("force", 1), Edit("force", 2)], "2 experts would be forced in layer 0"),
@@ -278,6 +291,20 @@ def test_wrong_uses_are_refused(tiny_moe, tiny_dense):
             tiny_moe.model(torch.tensor([[5, 6], [7, 8]]))
     with pytest.raises(ValueError, match="action='kill' is not known"):
         Edit("kill", 1)
+    for wrong, message in (
+        ({"expert": -1}, "expert=-1 is no expert's number"),
+        ({"expert": "7"}, "expert='7' is no expert's number"),
+        ({"expert": 7, "layers": 3}, "layers=3 must be a tuple of layers"),
+        ({"expert": 7, "layers": ("3",)}, "must be a tuple of layers"),
+        ({"expert": 7, "layers": ()}, "must be a tuple of layers"),
+        ({"expert": 7, "amount": "much"}, "amount='much' is no number"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Edit("bias", **wrong)
+    for edits in ("ban", Edit("ban", 1), [("ban", 1)]):
+        with pytest.raises(ValueError, match="must be a list of Edit"):
+            with intervened(tiny_moe.model, edits):
+                pass
     for wrong in ({"action": "ban", "amount": 1.0}, {"action": "bias", "amount": float("nan")}):
         with pytest.raises(ValueError, match="is for 'bias' alone, a finite number"):
             Edit(expert=1, **wrong)

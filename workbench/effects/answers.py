@@ -18,12 +18,13 @@ from workbench.answer import Answer, answer_prompt
 from workbench.cancel import CancelToken, OnProgress, Progress
 from workbench.corpus.documents import Document
 from workbench.effects.answer_diff import answer_diff_html
+from workbench.effects.cases import check_answers
 from workbench.effects.controls import ExpertPlace, load_matched
 from workbench.errors import InputError
 from workbench.evaluation.retrieval import Comparison, compare
 from workbench.generation.phi import Generator
 from workbench.markup import fragment
-from workbench.routing.intervene import Edit
+from workbench.routing.intervene import Edit, check_edits
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -151,8 +152,14 @@ def edit_effect(
     Cancelled
         `cancel` was set.
     """
+    check_answers(answers, generator)
     if not answers:
         raise InputError("there is no answer to change")
+    if not isinstance(documents, Mapping):
+        raise ValueError(f"documents={documents!r} is no mapping of ids; give retriever.documents")
+    if not edits:
+        raise ValueError("no edit is given; nothing would change")
+    check_edits(generator.model, edits)
     targets = _targets(edits) if arms else ()
     arm_places: list[tuple[ExpertPlace, ...]] = []
     if arms:

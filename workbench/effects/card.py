@@ -18,7 +18,7 @@ from workbench.evaluation.retrieval import Comparison, compare
 from workbench.markup import counted, escape, fragment, shorten, table
 from workbench.routing.pairs import coactivation, transitions
 from workbench.routing.statistics import uniform_usage
-from workbench.routing.trace import RoutingTrace
+from workbench.routing.trace import RoutingTrace, check_traces
 from workbench.routing.vocabulary import TakenToken, top_tokens, vocabulary_specialization
 
 _AROUND = 8  # tokens shown before and after one in its context
@@ -226,6 +226,9 @@ next: plot_expert_card(card))
     >>> [(s.name, s.share) for s in card.segments], card.contexts[0].before
     ([('question', 0.0), ('answer', 1.0)], 'Which')
     """
+    traces = check_traces(traces)
+    if scan is not None and not isinstance(scan, ExpertScan):
+        raise ValueError(f"scan={scan!r} is no ExpertScan; give what wb.scan_experts returned")
     _check(traces, layer, expert, scan, n)
     k, n_experts = traces[0].k, traces[0].n_experts
     rows = [np.flatnonzero(trace.rows()) for trace in traces]
@@ -269,6 +272,8 @@ def _check(
     if len(shapes) > 1:
         raise ValueError(f"traces of different models: layers, experts and k are {sorted(shapes)}")
     layers, n_experts, _ = shapes.pop()
+    if not isinstance(layer, int) or not isinstance(expert, int):
+        raise ValueError(f"layer={layer!r}, expert={expert!r} must be whole numbers")
     if not 0 <= layer < layers or not 0 <= expert < n_experts:
         raise ValueError(
             f"layer={layer}, expert={expert}: there are layers 0 to {layers - 1} and experts 0 to {n_experts - 1}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from workbench.answer import Answer
 from workbench.errors import InputError
@@ -61,6 +61,10 @@ def case_of(
     >>> case.answer == answer.generation.token_ids, len(case.without.token_ids) < len(case.prompt.token_ids)
     (True, True)
     """
+    if not isinstance(answer, Answer):
+        raise ValueError(f"{answer!r} is no Answer; give what wb.ask returned")
+    if part not in get_args(Part):
+        raise ValueError(f"part={part!r} is not known; use 'answer' or 'mark'")
     prompt = answer.prompt
     without = build_prompt(
         answer.question,
@@ -79,10 +83,25 @@ def case_of(
     return Case(answer.question, prompt, ids, without)
 
 
+def check_answers(answers: object, generator: Generator | None = None) -> None:
+    """Raise ``ValueError`` for something else than a list of answers, or for answers of another generator."""
+    if isinstance(answers, str) or not isinstance(answers, Sequence):
+        raise ValueError(f"{answers!r} is no list of answers; give [wb.ask(…), …]")
+    for answer in answers:
+        if not isinstance(answer, Answer):
+            raise ValueError(f"{answer!r} is no Answer; give what wb.ask returned")
+        if generator is not None and answer.generation.generator != generator.name:
+            raise ValueError(
+                f"the answer to {answer.question!r} is of {answer.generation.generator}, not of {generator.name}; "
+                "ask again"
+            )
+
+
 def cases_of(
     answers: Sequence[Answer], *, generator: Generator, part: Part = "answer"
 ) -> list[Case]:
     """The cases of all answers that rest on evidence: an abstention has nothing to be compared with."""
+    check_answers(answers)
     found = [
         case_of(answer, generator=generator, part=part)
         for answer in answers

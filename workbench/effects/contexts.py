@@ -17,7 +17,7 @@ import numpy as np
 
 from workbench.answer import Answer
 from workbench.cancel import CancelToken, OnProgress, Progress
-from workbench.effects.cases import case_of
+from workbench.effects.cases import case_of, check_answers
 from workbench.errors import InputError
 from workbench.evaluation.retrieval import Comparison, compare
 from workbench.generation.phi import Generator
@@ -47,8 +47,9 @@ class ContextContrast:
 
     def __repr__(self) -> str:
         return (
-            f"ContextContrast({self.condition}: gain {self.gain} nats; {1 - self.answer.agreement.mean():.1%} of the "
-            f"answer's experts change, {1 - self.question.agreement.mean():.1%} of the question's; next: .to_frame())"
+            f"ContextContrast({self.condition}: gain in nats {self.gain}; {1 - self.answer.agreement.mean():.1%} of "
+            f"the answer's experts change, {1 - self.question.agreement.mean():.1%} of the question's; "
+            "next: .to_frame())"
         )
 
     def to_frame(self) -> pd.DataFrame:
@@ -89,6 +90,7 @@ def contrast_contexts(
         if condition not in get_args(Condition):
             known = ", ".join(get_args(Condition))
             raise ValueError(f"condition={condition!r} is not known; use {known}")
+    check_answers(answers, generator)
     used = [a for a in answers if a.prompt.sources and not a.abstained]
     if len(used) < 2:
         raise InputError(

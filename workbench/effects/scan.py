@@ -61,7 +61,7 @@ class ExpertScan:
         layer, expert = np.unravel_index(int(np.abs(mean).argmax()), mean.shape)
         return (
             f"ExpertScan({cases} answers, {layers} layers × {experts} experts, {self.action}, "
-            f"{self.segment or 'all tokens'}; largest mean effect {mean[layer, expert]:+.2f} nats of expert "
+            f"{self.segment or 'all tokens'}; largest mean effect {mean[layer, expert]:+.2g} nats of expert "
             f"{expert} in layer {layer}; next: .test(), .to_frame())"
         )
 
@@ -125,7 +125,11 @@ class ExpertScan:
         return found.reshape(self.mean_effect.shape)
 
     def to_frame(self, *, seed: int = 0) -> pd.DataFrame:
-        """One row a cell, the most surprising first; intervals where there are two answers or more."""
+        """One row a cell, the most surprising first; intervals where there are two answers or more.
+
+        `effect` is a mean over answers, `count` a sum over all of them, `effect_per_token` the sum of effects over
+        `count`.
+        """
         import pandas as pd
 
         layer, expert = np.indices(self.mean_effect.shape)
@@ -158,7 +162,7 @@ class ContextUse:
     without_evidence: ExpertScan
 
     def __repr__(self) -> str:
-        return f"ContextUse(evidence makes the answer more likely by {self.gain} nats; next: .delta, .test())"
+        return f"ContextUse(nats that evidence adds to log P(answer): {self.gain}; next: .delta, .test())"
 
     @property
     def gains(self) -> NDArray[np.float64]:
@@ -228,6 +232,11 @@ def scan_experts(
     generator.check_routes()
     if not cases:
         raise ValueError("there is no case to scan")
+    for case in cases:
+        if not isinstance(case, Case):
+            raise ValueError(
+                f"{case!r} is no Case; make cases of answers by cases_of(answers, generator=…)"
+            )
     kept = _Journal(Path(journal)) if journal is not None else None
     layers = int(generator.model.config.num_hidden_layers)
     done: list[_Scanned] = []

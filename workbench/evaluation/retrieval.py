@@ -1,4 +1,4 @@
-"""Rankings against judgements: nDCG, reciprocal rank, recall, average precision, and paired comparisons. NumPy alone.
+"""Rankings against judgements: nDCG, reciprocal rank, recall, average precision, and paired comparisons.
 
 A ranking is the ids that were found, best first; judgements map ids to relevance, 0 or missing for none.
 """
@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from workbench.routing.contrasts import contrast_clusters
 
 Judgements = Mapping[str, int]
 
@@ -84,11 +86,12 @@ class Comparison:
 def compare(
     one: Sequence[float], other: Sequence[float], *, resamples: int = 10_000, seed: int = 0
 ) -> Comparison:
-    """The mean of ``one - other`` over the same questions, with a 95 % percentile bootstrap interval.
+    """The mean of ``one - other`` over the same questions, with a 95 % bootstrap interval.
 
     `p` is two-sided, from `resamples` random changes of sign of the differences (Fisher's randomization test; Smucker,
-    Allan & Carterette 2007, "A Comparison of Statistical Significance Tests for Information Retrieval Evaluation"),
-    with one added to numerator and denominator.
+    Allan & Carterette 2007, "A Comparison of Statistical Significance Tests for Information Retrieval Evaluation"), or
+    from all where they are fewer: see :func:`workbench.routing.contrasts.contrast_clusters`. One question alone has no
+    interval: `low` and `high` are nan, `p` is 1.
 
     >>> compare([1, 1, 1, 0], [0, 1, 0, 0]).difference
     0.5
@@ -97,15 +100,16 @@ def compare(
         raise ValueError(
             f"{len(one)} and {len(other)} scores: give one of each system for every question"
         )
-    differences = np.asarray(one, dtype=float) - np.asarray(other, dtype=float)
-    generator = np.random.default_rng(seed)
-    mean = float(differences.mean())
-    picks = generator.integers(0, len(differences), (resamples, len(differences)))
-    low, high = np.percentile(differences[picks].mean(axis=1), [2.5, 97.5])
-    signs = generator.choice([-1.0, 1.0], (resamples, len(differences)))
-    as_far = np.abs((signs * differences).mean(axis=1)) >= abs(mean) - 1e-12
-    p = (1 + int(as_far.sum())) / (resamples + 1)
-    return Comparison(mean, float(low), float(high), p, len(differences))
+    x, y = (np.asarray(scores, dtype=float)[:, None, None] for scores in (one, other))
+    if len(one) == 1:
+        return Comparison(float((x - y).mean()), np.nan, np.nan, 1.0, 1)
+    found = contrast_clusters(
+        x, y, is_paired=True, resamples=resamples, permutations=resamples, seed=seed
+    )
+    difference, low, high, p = (
+        float(table[0, 0]) for table in (found.difference, found.low, found.high, found.p_values)
+    )
+    return Comparison(difference, low, high, p, len(one))
 
 
 def _discounted(gains: NDArray[np.float64]) -> float:

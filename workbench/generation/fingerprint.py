@@ -58,13 +58,16 @@ class FingerprintDifference:
 
     def __str__(self) -> str:
         who = "; ".join(self.origin) or "nothing that is known of who routed differs"
+        edge = f"the routing of {self.tokens} tokens differs from layer {self.first_layer} on"
         if self.first_layer is None:
             return f"all {self.tokens} tokens are routed alike ({who})"
         if self.may_be_rounding:
-            why = f"{self.close_choices} choices there are close enough for rounding to turn them"
+            why = (
+                f"{self.close_choices} choices there are so close that rounding could turn them too"
+            )
         else:
             why = "no choice there is close enough for rounding to turn it"
-        return f"the routing of {self.tokens} tokens differs from layer {self.first_layer} on: {why} ({who})"
+        return f"{edge} ({who}); {why}"
 
 
 @dataclass(frozen=True, slots=True)

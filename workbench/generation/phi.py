@@ -40,7 +40,7 @@ from workbench.generation.quoting import decode_quotes
 from workbench.generation.results import CacheReport, Candidate, FinishReason, Generation, Timing
 from workbench.generation.sequences import Pace, TokenSequence, Turn, open_sequence, weights_key
 from workbench.routing.capture import Choices, RoutingRecorder, TokenTable
-from workbench.routing.intervene import Edit, intervened, is_intervened
+from workbench.routing.intervene import Edit, intervened, intervention_in, is_intervened
 from workbench.routing.trace import RoutingTrace, TracedSource
 
 log = logging.getLogger("workbench")
@@ -318,6 +318,8 @@ class Generator:
         >>> bool(np.abs(again.log_probabilities - said.log_probabilities).max() < 1e-4)
         True
         """
+        if isinstance(answer, str):
+            raise ValueError("answer must be token ids, like generation.token_ids, and is a text")
         if not len(answer):
             raise ValueError("the answer has no token")
         _check_prompts([prompt])
@@ -359,6 +361,8 @@ class Generator:
         `capture` is that of ``generate``, but for False. Raises ``ValueError`` for a dense model.
         """
         self.check_routes()
+        if not capture:
+            raise ValueError("capture=False records nothing, and reading is for what is recorded")
         _check_prompts([prompt])
         self._check_room(len(prompt.token_ids), 0)
         ids = list(prompt.token_ids)
@@ -376,8 +380,9 @@ class Generator:
         """Within the block experts are used as `edits` say: for every token, or for those of a segment of `prompt`.
 
         `segment` is "question", "evidence", "evidence 3", "answer" (all that is generated), … and needs the `prompt`
-        that will be answered. What is computed within is never reused outside, nor the other way round. Raises
-        ``ValueError`` for a dense model, an unknown segment, or edits that cannot be made together.
+        that will be answered. Traces made within tell the edits in their ``origin``. What is computed within is never
+        reused outside, nor the other way round. Raises ``ValueError`` for a dense model, an unknown segment, or edits
+        that cannot be made together.
 
         >>> from workbench.generation.loading import load_generator
         >>> from workbench.generation.prompts import plain_prompt
@@ -395,6 +400,7 @@ class Generator:
             )
         tokens = None
         if prompt is not None and segment is not None:
+            _check_prompts([prompt])
             tokens = segment_mask(prompt, segment)
         with contextlib.ExitStack() as stack:
             with self._turn.taken():  # not in the middle of another thread's answer
@@ -533,7 +539,9 @@ class Generator:
         import transformers
 
         config = self.model.config
+        edits = intervention_in(self.model)
         return {
+            **({"edits": edits} if edits else {}),
             "generator": self.name,
             "regime": self.regime,
             "dtype": str(self.model.dtype).removeprefix("torch."),

@@ -16,7 +16,7 @@ def new_axes(*, width: float, height: float) -> Axes:
     In a notebook the figure is registered with pyplot, so that the cell shows it; elsewhere it is a plain Figure
     that is freed with its last reference.
     """
-    if "ipykernel" in sys.modules:
+    if _is_in_notebook():
         from matplotlib import pyplot
 
         return pyplot.subplots(figsize=(width, height), layout="constrained")[1]
@@ -26,6 +26,12 @@ def new_axes(*, width: float, height: float) -> Axes:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure.add_subplot()
+
+
+def _is_in_notebook() -> bool:
+    """Whether this process is a kernel, not one that merely imported its library."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return hasattr(shell, "kernel")
 
 
 def png_bytes(ax: Axes, *, dpi: int = 130) -> bytes:

@@ -18,7 +18,7 @@ from workbench.plots.conventions import (
 )
 from workbench.plots.labels import label
 from workbench.routing.statistics import uniform_usage
-from workbench.routing.trace import RoutingTrace
+from workbench.routing.trace import RoutingTrace, check_trace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,6 +36,7 @@ def plot_expert_usage(
     >>> plot_expert_usage(example_trace()).get_xlabel()
     "expert (dot: the layer's most used)"
     """
+    check_trace(trace)
     usage = trace.usage(segment)  # [layers, experts]
     uniform = uniform_usage(trace.n_experts, trace.k)
     ax = grid_axes(ax, rows=trace.layers, columns=trace.n_experts)

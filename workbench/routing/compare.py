@@ -15,10 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workbench.routing.agreement import agreement
-from workbench.routing.contrasts import Contrast, contrast_clusters, interval_edges
+from workbench.routing.contrasts import (
+    FEW,
+    Contrast,
+    contrast_clusters,
+    interval_edges,
+    student_quantile,
+)
 from workbench.routing.specialization import jensen_shannon_bits
 from workbench.routing.statistics import group_counts
-from workbench.routing.trace import RoutingTrace
+from workbench.routing.trace import RoutingTrace, check_traces
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,7 +123,7 @@ def compare_routing(
     >>> found.agreement.tolist(), found.divergence_bits.tolist()
     ([1.0, 1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0, 0.0])
     """
-    sides = [_listed(a, "a"), _listed(b, "b")]
+    sides = [check_traces(a, "a"), check_traces(b, "b")]
     n_experts = _check(sides)
     if block_tokens < 1:
         raise ValueError(f"block_tokens={block_tokens} must be at least 1")
@@ -175,20 +181,6 @@ def compare_routing(
     )
 
 
-def _listed(traces: RoutingTrace | Sequence[RoutingTrace], name: str) -> list[RoutingTrace]:
-    if not isinstance(traces, (RoutingTrace, Sequence)):
-        raise ValueError(f"{name}={traces!r} is no RoutingTrace and no list of them")
-    found = [traces] if isinstance(traces, RoutingTrace) else list(traces)
-    if not found:
-        raise ValueError(f"{name} holds no trace")
-    for trace in found:
-        if not isinstance(trace, RoutingTrace):
-            raise ValueError(
-                f"{name} holds {trace!r}, which is no RoutingTrace; give answer.routing or generator.read(prompt)"
-            )
-    return found
-
-
 def _check(sides: Sequence[Sequence[RoutingTrace]]) -> int:
     first = sides[0][0]
     shape = (first.layers, first.n_experts, first.k)
@@ -210,8 +202,9 @@ def _check(sides: Sequence[Sequence[RoutingTrace]]) -> int:
 
 def _differences(one: RoutingTrace, other: RoutingTrace) -> tuple[str, ...]:
     """What is not the same about who routed, in words."""
-    keys = [k for k in one.origin if k in other.origin and one.origin[k] != other.origin[k]]
-    return tuple(f"{key}: {one.origin[key]} and {other.origin[key]}" for key in keys)
+    keys = dict.fromkeys((*one.origin, *other.origin))
+    pairs = {key: (one.origin.get(key, "none"), other.origin.get(key, "none")) for key in keys}
+    return tuple(f"{key}: {x} and {y}" for key, (x, y) in pairs.items() if x != y)
 
 
 def _rows(trace: RoutingTrace, segment: str | None) -> NDArray[np.intp]:
@@ -269,7 +262,14 @@ def _interval(
     drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), resamples)
     edges = interval_edges(confidence, count)
     low, high = np.percentile(drawn @ each / count, edges, axis=0)
-    return low, each.mean(axis=0), high
+    reach = student_quantile(confidence, count - 1) * each.std(axis=0, ddof=1) / np.sqrt(count)
+    mean = each.mean(axis=0)
+    if count < FEW:
+        low, high = (
+            np.minimum(low, mean - reach).clip(0, 1),
+            np.maximum(high, mean + reach).clip(0, 1),
+        )
+    return low, mean, high
 
 
 def _shuffled_divergence(

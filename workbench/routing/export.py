@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from workbench.errors import InputError
 from workbench.routing.page import trace_page
-from workbench.routing.trace import RoutingTrace, example_trace
+from workbench.routing.trace import RoutingTrace, check_trace, example_trace
 from workbench.store import write_atomic
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def export_trace(trace: RoutingTrace, path: str | Path) -> tuple[Path, ...]:
     >>> tables
     TraceTables(3 tokens, 4 choices; next: .choices.join(.tokens, on="position"))
     """
+    check_trace(trace)
     path = Path(path)
     match _suffix(path, SUFFIXES):
         case ".npz":

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     import torch
 
 Action = Literal["ban", "drop", "force", "bias"]
-_intervened: WeakSet[Any] = WeakSet()  # models that are being intervened in
+_intervened: WeakKeyDictionary[Any, str] = (
+    WeakKeyDictionary()
+)  # models under an intervention, and which
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +47,18 @@ class Edit:
         if self.action not in get_args(Action):
             known = ", ".join(get_args(Action))
             raise ValueError(f"action={self.action!r} is not known; use one of {known}")
-        if self.layers is not None and not self.layers:
-            raise ValueError("layers=() names no layer; give some, or None for all")
+        if not isinstance(self.expert, (int, np.integer)) or self.expert < 0:
+            raise ValueError(f"expert={self.expert!r} is no expert's number, 0 or more")
+        if self.layers is not None:
+            is_right = isinstance(self.layers, tuple) and all(
+                isinstance(layer, (int, np.integer)) for layer in self.layers
+            )
+            if not is_right or not self.layers:
+                raise ValueError(
+                    f"layers={self.layers!r} must be a tuple of layers, like (3,), or None for all"
+                )
+        if not isinstance(self.amount, (int, float)):
+            raise ValueError(f"amount={self.amount!r} is no number")
         if not np.isfinite(self.amount) or (self.amount and self.action != "bias"):
             raise ValueError(f"amount={self.amount} is for 'bias' alone, a finite number")
 
@@ -88,7 +100,7 @@ def intervened(
         raise ValueError("no edit is given; nothing would change")
     call = _Call(tokens)
     handles: list[Any] = []
-    _intervened.add(model)
+    _intervened[model] = described(edits) + (" for some tokens" if tokens is not None else "")
     try:
         if tokens is not None:
             handles.append(model.model.register_forward_pre_hook(call.begin, with_kwargs=True))
@@ -100,7 +112,7 @@ def intervened(
     finally:
         for handle in handles:
             handle.remove()
-        _intervened.discard(model)
+        _intervened.pop(model, None)
 
 
 @contextlib.contextmanager
@@ -117,7 +129,7 @@ def intervened_rows(
     by_row = [check_edits(model, edits) for edits in rows]
     meant_there = None if meant is None else torch.from_numpy(meant).to(model.device)
     handles: list[Any] = []
-    _intervened.add(model)
+    _intervened[model] = "edits by row"
     try:
         for layer, router in enumerate(routers):
             own = [edits[layer] for edits in by_row]
@@ -128,7 +140,28 @@ def intervened_rows(
     finally:
         for handle in handles:
             handle.remove()
-        _intervened.discard(model)
+        _intervened.pop(model, None)
+
+
+def described(edits: Sequence[Edit]) -> str:
+    """Edits in words, as a trace keeps them.
+
+    >>> described([Edit("ban", 3, (0, 2)), Edit("bias", 4, amount=0.5)])
+    'ban 3 in layers 0, 2; bias 4 by +0.5 in all layers'
+    """
+    parts = []
+    for edit in edits:
+        by = f" by {edit.amount:+g}" if edit.action == "bias" else ""
+        layers = (
+            "all layers" if edit.layers is None else "layers " + ", ".join(map(str, edit.layers))
+        )
+        parts.append(f"{edit.action} {edit.expert}{by} in {layers}")
+    return "; ".join(parts)
+
+
+def intervention_in(model: Any) -> str:
+    """The intervention that is under way, in words; empty if there is none."""
+    return _intervened.get(model, "")
 
 
 def is_intervened(model: Any) -> bool:
@@ -240,6 +273,8 @@ def _routers(model: Any) -> list[Any]:
 
 def check_edits(model: Any, edits: Sequence[Edit]) -> list[list[Edit]]:
     """The edits of each layer; raises ``ValueError`` for those that cannot be made together."""
+    if isinstance(edits, (str, Edit)) or not all(isinstance(edit, Edit) for edit in edits):
+        raise ValueError(f'edits={edits!r} must be a list of Edit, like [Edit("ban", 3, (0,))]')
     layers = len(find_routers(model))
     found = [
         [edit for edit in edits if edit.layers is None or layer in edit.layers]

@@ -11,7 +11,7 @@ import io
 import json
 import zipfile
 import zlib
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,8 @@ _ARRAYS = (
     "log_probabilities", "contributions", "output_norms",
 )  # fmt: skip
 
+
+_TRACES = "give answer.routing, generator.read(prompt) or wb.load_trace(file)"
 
 # What NumPy and zipfile let through on files that are damaged, or made by somebody else
 _DAMAGE = (
@@ -300,6 +302,30 @@ def load_trace(path: str | Path) -> RoutingTrace:
         raise InputError(f"no routing trace at {path}") from None
     except _DAMAGE as error:
         raise InputError(f"{path} is not a routing trace written by workbench: {error}") from error
+
+
+def check_traces(traces: object, name: str = "traces") -> list[RoutingTrace]:
+    """One trace or several as a list; raises ``ValueError`` for none, or for something that is no trace.
+
+    >>> len(check_traces(example_trace()))
+    1
+    """
+    if isinstance(traces, RoutingTrace):
+        return [traces]
+    if isinstance(traces, str) or not isinstance(traces, Sequence):
+        raise ValueError(f"{name}={traces!r} is no RoutingTrace and no list of them; {_TRACES}")
+    if not traces:
+        raise ValueError(f"{name} holds no trace")
+    for trace in traces:
+        if not isinstance(trace, RoutingTrace):
+            raise ValueError(f"{name} holds {trace!r}, which is no RoutingTrace; {_TRACES}")
+    return list(traces)
+
+
+def check_trace(trace: object) -> None:
+    """Raise ``ValueError`` for something that is no trace."""
+    if not isinstance(trace, RoutingTrace):
+        raise ValueError(f"{trace!r} is no RoutingTrace; {_TRACES}")
 
 
 def _in_document(
