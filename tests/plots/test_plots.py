@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -55,13 +56,11 @@ def test_only_a_kernel_registers_its_figures_with_pyplot(monkeypatch):
     import ipykernel  # noqa: F401 (importing it makes no kernel of a process)
     from matplotlib import pyplot
 
-    from workbench.plots.figures import new_axes
+    from workbench.plots.figures import _is_in_notebook, new_axes
 
     before = pyplot.get_fignums()
     new_axes(width=1, height=1)
     assert pyplot.get_fignums() == before
-    shell = type("Shell", (), {"kernel": object()})()
-    monkeypatch.setattr("IPython.get_ipython", lambda: shell)
-    ax = new_axes(width=1, height=1)
-    assert len(pyplot.get_fignums()) == len(before) + 1
-    pyplot.close(ax.figure)
+    assert not _is_in_notebook()
+    monkeypatch.setattr("IPython.get_ipython", lambda: SimpleNamespace(kernel=object()))
+    assert _is_in_notebook()

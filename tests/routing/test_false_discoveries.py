@@ -19,6 +19,8 @@ from workbench.routing.groups import group_usage
 from workbench.routing.specialization import specialization
 from workbench.routing.trace import RoutingTrace
 
+pytestmark = pytest.mark.slow  # some hundred runs each
+
 RUNS, LAYERS, EXPERTS = 200, 2, 6
 SHUFFLES = 299  # 12 cells: one alone can be called different, 12 / 300 < 5 %
 MOST_FALSE = 0.07  # two standard errors of 200 runs above 5 % would be 8 %

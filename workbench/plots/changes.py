@@ -99,7 +99,7 @@ def plot_dial(test: DialTest, *, ax: Axes | None = None) -> Axes:
     >>> ax = plot_dial(DialTest(dial, np.array([[-0.4, 0.0, 0.2], [-0.2, 0.0, 0.4]]), np.zeros((2, 3))))
     >>> print(ax.get_title())
     dial of 1 expert, on 2 answers it did not learn from
-    at +1: +0.300 nats (+0.200 to +0.400)
+    at +1: +0.300 nats (-0.971 to +1.571)
     """
     frame, dial = test.to_frame(), test.dial
     ax = ax if ax is not None else new_axes(width=9.0, height=4.4)
