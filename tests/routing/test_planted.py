@@ -40,6 +40,8 @@ from workbench.routing.vocabulary import (
     vocabulary_specialization,
 )
 
+pytestmark = pytest.mark.slow  # a minute together
+
 QUESTIONS = (
     "Which valve failed first?",
     "When did the pump trip?",
