@@ -27,7 +27,7 @@ test: setup      ## unit tests, doctests, notebooks, one test of each heavy tier
 	$(BIN)/python -m pytest -m "not (browser or kill or hostile) or smoke"
 
 test-heavy: setup  ## browser, kill and hostile-input tests
-	$(BIN)/python -m pytest -m "browser or kill or hostile"
+	$(BIN)/python -m pytest -n0 -m "browser or kill or hostile"
 
 check: setup     ## lint, types, stripped notebooks
 	$(BIN)/ruff check .

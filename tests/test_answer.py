@@ -190,10 +190,14 @@ def test_an_unknown_style_or_kind_of_marks_is_refused(name, value, small_retriev
 
 def test_names_in_place_of_objects_are_refused_with_what_makes_them(small_retriever, tiny_moe):
     for wrong in (None, "my-index"):
-        with pytest.raises(ValueError, match=r"retriever=.* is none; give build_retriever"):
+        with pytest.raises(ValueError, match=r"retriever=.* is no retriever; give build_retriever"):
             wb.ask("valve?", retriever=wrong, generator=tiny_moe)
-    with pytest.raises(ValueError, match=r"is none; give load_generator\('pocket'\)"):
+    with pytest.raises(ValueError, match=r"is no generator; give load_generator\('pocket'\)"):
         wb.ask("valve?", retriever=small_retriever, generator="pocket")
+    with pytest.raises(
+        ValueError, match=r"generator=None is no generator; give load_generator\(\)"
+    ):
+        wb.ask("valve?", retriever=small_retriever, generator=None)
     for wrong in (None, "some text"):
         with pytest.raises(ValueError, match="is no document; give read_document"):
             wb.summarize(wrong, generator=tiny_moe)

@@ -54,6 +54,7 @@ STANDARD_ONLY = ["errors.py", "markup.py", "cancel.py", "store.py"]
 NUMPY_ONLY = [
     f"routing/{name}.py"
     for name in (
+        "arrays",
         "trace",
         "statistics",
         "specialization",

@@ -73,12 +73,11 @@ def ask(
         raise ValueError(f"style={style!r} is not known; use 'quote' or 'free'")
     if not hasattr(retriever, "view"):
         raise ValueError(
-            f"retriever={retriever!r} is none; give build_retriever(…) or open_retriever(…)"
+            f"retriever={retriever!r} is no retriever; give build_retriever(…) or open_retriever(…)"
         )
     if not hasattr(generator, "quote"):
-        raise ValueError(
-            f"generator={generator!r} is none; give load_generator({str(generator)!r})"
-        )
+        call = f"load_generator({generator!r})" if generator else "load_generator()"
+        raise ValueError(f"generator={generator!r} is no generator; give {call}")
     retriever = retriever.view()  # the passages are those of one moment
     hits = retriever.search(question, k=k, mode=mode, where=where, options=options)
     prompt = build_prompt(

@@ -351,7 +351,7 @@ def _route(arguments: argparse.Namespace) -> tuple[Result, str]:
         arguments, generator, text_of=_text_or_file, open_index=lambda: _open(arguments)
     )
     if arguments.out:
-        for made in export_trace(trace, arguments.out):
+        for made in export_trace(trace, arguments.out, segment=arguments.segment):
             _wrote(made)
     if arguments.plot:
         names = compared_names(arguments) if comparison is not None else None

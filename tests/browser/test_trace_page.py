@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,9 +49,10 @@ def opened(page, tmp_path: Path):
     page.said = []
     page.on("console", lambda message: page.said.append(message.text))
 
-    def open_(tokens: int = 1000, layers: int = 5):
+    def open_(tokens: int = 1000, layers: int = 5, segment: str | None = None):
         path = tmp_path / "trace.html"
-        path.write_bytes(trace_page(synthetic_trace(tokens, layers), title="Valve").encode())
+        html = trace_page(synthetic_trace(tokens, layers), title="Valve", segment=segment)
+        path.write_bytes(html.encode())
         page.goto(path.as_uri())
         page.locator("#tokens .token").first.wait_for()
         return page
@@ -127,6 +129,30 @@ def test_a_segment_has_its_own_usage_and_the_text_goes_there(opened):
     assert page.locator(".token").last.get_attribute("data-token") == "999"
     page.select_option("#segment", "evidence")
     assert "980 routed tokens" in page.inner_text("#usage-says")
+
+
+def test_it_opens_at_a_segment_and_the_next_use_stays_in_it(opened):
+    page = opened(segment="evidence 2")
+    assert page.input_value("#segment") == "evidence 2"
+    assert "480 routed tokens" in page.inner_text("#usage-says")
+    assert page.locator(".token[data-token='500']").count() == 1
+    page.select_option("#layer", "0")
+    page.select_option("#expert", "3")
+    seen = []
+    for _ in range(70):
+        page.click("#next-use")
+        seen.append(int(page.evaluate("document.activeElement.dataset.token")))
+    assert all(500 <= token < 980 and token % 16 in (2, 3) for token in seen)
+    assert len(set(seen)) == 60  # once around
+
+
+def test_a_segment_without_tokens_is_not_offered(page, tmp_path):
+    trace = synthetic_trace(100, 2)
+    trace = replace(trace, segment_names=(*trace.segment_names, "history"))
+    (tmp_path / "trace.html").write_text(trace_page(trace, title="x"), "utf-8")
+    page.goto((tmp_path / "trace.html").as_uri())
+    offered = page.locator("#segment option").all_inner_texts()
+    assert offered == ["all", "evidence, all", "evidence 1", "evidence 2", "answer"]
 
 
 def test_a_keyboard_is_enough(opened):

@@ -11,11 +11,11 @@ import pytest
 
 import workbench as wb
 from workbench.effects.card import expert_card
-from workbench.effects.pieces import readable, shown
 from workbench.effects.scan import ExpertScan
 from workbench.generation.prompts import build_prompt
 from workbench.plots.card import plot_expert_card
 from workbench.plots.figures import png_bytes
+from workbench.routing.pieces import readable, shown
 from workbench.routing.trace import RoutingTrace
 
 

@@ -164,7 +164,7 @@ def test_other_tokens_or_layers_are_not_compared(fingerprint):
 
 
 def test_a_dense_model_and_an_intervened_one_have_none(tiny_dense, generator):
-    with pytest.raises(ValueError, match="dense model: it routes nothing"):
+    with pytest.raises(ValueError, match="is a dense model: it has no router to look at"):
         routing_fingerprint(tiny_dense)
     with (
         generator.intervened([Edit("ban", expert=3)]),

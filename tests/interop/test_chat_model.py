@@ -55,6 +55,10 @@ class Standard:
     def chat_model_params(self) -> dict[str, Any]:
         return {"generator": pocket()}
 
+    @property
+    def standard_chat_model_params(self) -> dict[str, Any]:
+        return {**super().standard_chat_model_params, "max_tokens": 16}  # 100 show nothing more
+
 
 class TestUnit(Standard, ChatModelUnitTests):
     pass

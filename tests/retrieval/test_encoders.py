@@ -188,8 +188,11 @@ def test_a_folder_without_a_model_is_refused_without_looking_below(tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["all-MiniLM-L6-v2", 3])
-def test_a_name_in_place_of_an_encoder_is_refused(name: Any, tmp_path: Path) -> None:
+def test_a_name_in_place_of_an_encoder_is_refused(
+    name: Any, encoder: SentenceEncoder, tmp_path: Path
+) -> None:
     corpus = Corpus((Document("a.txt", "A."),))
+    build_retriever(corpus, encoder=encoder).save(tmp_path)
     message = rf"is no encoder; give load_encoder\('{name}'\)"
     with pytest.raises(ValueError, match=message):
         build_retriever(corpus, encoder=name)

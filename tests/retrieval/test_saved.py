@@ -652,6 +652,7 @@ def test_a_view_of_a_changed_retriever_searches_and_saves_all(tmp_path: Path) ->
         retriever.save(tmp_path / "i")
 
 
+@pytest.mark.slow
 def test_every_segment_is_written_however_often_others_were_merged_away(tmp_path: Path) -> None:
     import gc
 

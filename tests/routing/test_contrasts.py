@@ -153,7 +153,7 @@ def test_what_cannot_be_compared_is_refused() -> None:
         contrast(experts, clusters == 0, clusters, n_experts=2)
     with pytest.raises(ValueError, match="0 and 3 clusters"):
         contrast(experts, clusters < 0, clusters, n_experts=2)
-    with pytest.raises(ValueError, match=r"must be \[tokens, layers, k\]"):
+    with pytest.raises(ValueError, match=r"is_x \[5\] must have one row for each of 6 tokens"):
         contrast(experts, np.ones(5, bool), clusters, n_experts=2)
     with pytest.raises(ValueError, match="confidence=95 is outside"):
         contrast(experts, clusters < 2, clusters, n_experts=2, confidence=95)

@@ -102,7 +102,9 @@ def test_shapes_that_do_not_fit_are_named() -> None:
         output_shares(three, np.ones((4, 3)))
     with pytest.raises(ValueError, match="between two experts, contributions has 3 a token"):
         cosines(three, np.ones((4, 2)))
-    with pytest.raises(ValueError, match=r"gate_weights \[4, 2\] should be"):
+    with pytest.raises(
+        ValueError, match=r"gate_weights must be \[tokens, layers, k\], got \[4, 2\]"
+    ):
         expert_norms(three, np.ones((4, 2)))
     with pytest.raises(ValueError, match=r"scores \[1, 2, 3\] should be"):
         rank_agreement(three, three[:1])

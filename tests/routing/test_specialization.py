@@ -93,7 +93,7 @@ def test_wrong_arguments_are_named() -> None:
     experts, groups, documents, words = _planted("none")
     with pytest.raises(ValueError, match="more than one group"):
         specialization(experts, groups, exchangeable=words, n_experts=EXPERTS, whole=True)
-    with pytest.raises(ValueError, match="1200 tokens, 3 groups"):
+    with pytest.raises(ValueError, match=r"groups \[3\] must have one row for each of 1200 tokens"):
         specialization(experts, groups[:3], exchangeable=words, n_experts=EXPERTS, whole=False)
     with pytest.raises(ValueError, match="no usage to compare"):
         jensen_shannon_bits(np.zeros((2, 1, 4)))

@@ -183,7 +183,7 @@ def test_segments_have_the_effective_experts_of_their_own_counts() -> None:
 
 def test_what_no_interval_can_be_made_of_is_refused() -> None:
     experts = np.zeros((4, 1, 1), int)
-    with pytest.raises(ValueError, match=r"\[4, 1, 1\] and clusters \[3\] must be"):
+    with pytest.raises(ValueError, match=r"clusters \[3\] must have one row for each of 4 tokens"):
         effective_experts(experts, np.arange(3), n_experts=2)
     with pytest.raises(ValueError, match="confidence=95 is outside"):
         effective_experts(experts, np.arange(4), n_experts=2, confidence=95)

@@ -176,6 +176,11 @@ def test_a_file_that_is_no_trace_is_one_sentence(tmp_path, content):
         load_trace(path)
 
 
+def test_a_folder_in_place_of_a_trace_is_one_sentence(tmp_path):
+    with pytest.raises(InputError, match=r"is a folder; give the \.npz file"):
+        load_trace(tmp_path)
+
+
 def test_a_pickled_array_is_never_loaded(tmp_path):
     path = tmp_path / "trace.npz"
     np.savez(path, header=np.array([{"format": 1}], dtype=object))

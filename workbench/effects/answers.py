@@ -94,7 +94,8 @@ class EditEffect:
         """One row a measure: its mean with the edits, its interval over questions, mean and range of the control arms.
 
         `beyond` is True where the edits' mean lies outside the range of all control arms; of edits that do nothing
-        particular, 2 in arms + 1 do. With few arms that is often.
+        particular, 2 in arms + 1 do. With few arms that is often. It is said of these questions: whether others would
+        show the same, `low` and `high` tell, which one question alone has not.
         """
         import pandas as pd
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from workbench.effects.pieces import readable, shown
 from workbench.effects.scan import ExpertScan
 from workbench.evaluation.retrieval import Comparison, compare
 from workbench.markup import counted, escape, fragment, shorten, table
 from workbench.routing.pairs import coactivation, transitions
+from workbench.routing.pieces import readable, shown
 from workbench.routing.statistics import uniform_usage
 from workbench.routing.trace import RoutingTrace, check_traces
 from workbench.routing.vocabulary import TakenToken, top_tokens, vocabulary_specialization

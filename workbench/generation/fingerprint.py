@@ -211,10 +211,7 @@ def routing_fingerprint(generator: Generator) -> RoutingFingerprint:
     >>> found.differs_from(found).first_layer is None
     True
     """
-    if not generator.is_moe:
-        raise ValueError(
-            f"{generator.name} is a dense model: it routes nothing, so it has no routing fingerprint"
-        )
+    generator.check_routes()
     if is_intervened(generator.model):
         raise ValueError("experts are being intervened in: take the fingerprint before or after")
     fresh = replace(generator, prefixes=PrefixCache(0))

@@ -20,6 +20,7 @@ from workbench.plots.conventions import (
 )
 from workbench.plots.figures import new_axes
 from workbench.plots.labels import label, visible
+from workbench.routing.pieces import spelled
 from workbench.routing.trace import RoutingTrace
 
 if TYPE_CHECKING:
@@ -99,7 +100,8 @@ def plot_token_experts(
 
 def _laid_out(trace: RoutingTrace, positions: NDArray[np.int64]) -> _Layout:
     """Tokens in lines of at most `_COLUMNS` characters, each wide enough for its text and its experts' numbers."""
-    shown = (visible(trace.token_texts[position], family=_FAMILY) for position in positions)
+    pieces = spelled(trace.token_texts[positions[0] : positions[-1] + 1])
+    shown = (visible(piece, family=_FAMILY) for piece in pieces)
     texts = [shorten(text, _COLUMNS // 2) for text in shown]
     least = len(str(trace.n_experts - 1)) * _NUMBER + 0.2
     widths = np.array([max(len(text), least) for text in texts])

@@ -640,9 +640,9 @@ def open_retriever(
     >>> found[0].chunk.start, found[0].chunk.stop
     (0, 29)
     """
-    using = given_encoder(encoder)
     home, gpu = Path(folder), _scanner(device)
     snapshot, manifest = read_index(home)
+    using = given_encoder(encoder)  # seconds of imports, which a wrong folder shall not wait for
     return Retriever(
         snapshot,
         recipe=recipe_of(home, manifest, using),

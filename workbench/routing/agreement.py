@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from workbench.routing.arrays import check_array
+
 
 def agreement(one: NDArray[np.integer], other: NDArray[np.integer]) -> NDArray[np.float64]:
     """Share of a token's experts that it has in both: [tokens, layers], from `experts` [tokens, layers, k] twice.
@@ -56,7 +58,9 @@ def weighted_agreement(
 
 
 def _check(one: NDArray[np.integer], other: NDArray[np.integer]) -> None:
-    if one.ndim != 3 or one.shape != other.shape:
+    for experts in (one, other):
+        check_array("experts", experts, "tokens, layers, k")
+    if one.shape != other.shape:
         raise ValueError(
             f"experts must be [tokens, layers, k] of the same tokens twice, got {list(one.shape)} and "
             f"{list(other.shape)}"

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from workbench.routing.arrays import check_array, check_labels
 from workbench.routing.statistics import group_counts
 
 if TYPE_CHECKING:
@@ -98,11 +99,8 @@ def contrast(
     >>> found.difference.tolist(), found.is_paired, found.clusters
     ([[0.75, -0.75]], True, (4, 4))
     """
-    if experts.ndim != 3 or not len(experts) == len(is_x) == len(clusters):
-        raise ValueError(
-            f"experts {list(experts.shape)}, is_x {list(is_x.shape)} and clusters {list(clusters.shape)} must be "
-            "[tokens, layers, k], [tokens] and [tokens]"
-        )
+    check_array("experts", experts, "tokens, layers, k")
+    check_labels(experts, is_x=is_x, clusters=clusters)
     x, y = (_usage(experts[rows], clusters[rows], n_experts) for rows in (is_x, ~is_x))
     shared = x.keys() & y.keys()
     is_paired = bool(shared)
@@ -147,7 +145,9 @@ def contrast_clusters(
     >>> found.difference.tolist(), found.low.round(1).tolist(), found.high.round(1).tolist(), found.p_values.tolist()
     ([[2.0]], [[-10.7]], [[14.7]], [[0.5]])
     """
-    if x.ndim != 3 or x.shape[1:] != y.shape[1:] or (is_paired and len(x) != len(y)):
+    for name, table in (("x", x), ("y", y)):
+        check_array(name, table, "clusters, layers, experts")
+    if x.shape[1:] != y.shape[1:] or (is_paired and len(x) != len(y)):
         raise ValueError(
             f"x {list(x.shape)} and y {list(y.shape)} must both be [clusters, layers, experts]"
         )

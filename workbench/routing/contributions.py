@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from workbench.routing.arrays import check_array
+
 
 def output_shares(
     contributions: NDArray[np.floating], output_norms: NDArray[np.floating]
@@ -20,7 +22,7 @@ def output_shares(
     >>> output_shares(np.array([[[3.0, 4.0]]]), np.array([[5.0]])).tolist()    # at right angles
     [[[0.6, 0.8]]]
     """
-    _check(contributions, output_norms=(output_norms, contributions.shape[:2]))
+    _check(contributions, output_norms=output_norms)
     norms = output_norms.astype(np.float64)[:, :, None]
     return _divided(contributions.astype(np.float64), norms)
 
@@ -36,7 +38,7 @@ def cosines(
     >>> cosines(np.array([[[3.0, 4.0]], [[1.0, 1.0]]]), np.array([[5.0], [2.0]])).tolist()
     [[0.0], [1.0]]
     """
-    _check(contributions, output_norms=(output_norms, contributions.shape[:2]))
+    _check(contributions, output_norms=output_norms)
     if contributions.shape[2] != 2:
         raise ValueError(
             f"an angle is between two experts, contributions has {contributions.shape[2]} a token"
@@ -54,7 +56,7 @@ def expert_norms(
     >>> expert_norms(np.array([[[3.0, 1.0]]]), np.array([[[1.0, 0.5]]])).tolist()
     [[[3.0, 2.0]]]
     """
-    _check(contributions, gate_weights=(gate_weights, contributions.shape))
+    _check(contributions, gate_weights=gate_weights)
     return _divided(contributions.astype(np.float64), gate_weights.astype(np.float64))
 
 
@@ -72,7 +74,7 @@ def rank_agreement(
     ...                np.array([[[0.9, 0.1]], [[0.6, 0.4]], [[0.5, 0.5]]])).tolist()    # the third is a tie
     [0.0]
     """
-    _check(norms, scores=(scores, norms.shape))
+    _check(norms, scores=scores)
     alike, ordered = np.zeros(norms.shape[1]), np.zeros(norms.shape[1])
     values, others = norms.astype(np.float64), scores.astype(np.float64)
     for i in range(norms.shape[2]):
@@ -92,7 +94,7 @@ def mean_contributions(
     >>> mean_contributions(np.array([[[0, 1]], [[0, 2]]]), np.array([[[3.0, 1.0]], [[1.0, 4.0]]]), 4).tolist()
     [[2.0, 1.0, 4.0, nan]]
     """
-    _check(contributions, experts=(experts, contributions.shape))
+    _check(contributions, experts=experts)
     if experts.size and int(experts.max()) >= n_experts:
         raise ValueError(f"expert {int(experts.max())} named, but there are {n_experts} experts")
     layers = contributions.shape[1]
@@ -111,12 +113,12 @@ def _divided(above: NDArray[np.float64], below: NDArray[np.number]) -> NDArray[n
     return np.asarray(np.divide(above, below, out=np.full(shape, np.nan), where=below > 0))
 
 
-def _check(
-    values: NDArray[np.floating], **others: tuple[NDArray[np.number], tuple[int, ...]]
-) -> None:
-    """The shape of the first array, and that of each other one beside the shape it should have."""
-    if values.ndim != 3:
-        raise ValueError(f"norms must be [tokens, layers, k], got {list(values.shape)}")
-    for name, (array, shape) in others.items():
+def _check(contributions: NDArray[np.floating], **others: NDArray[np.number]) -> None:
+    """Raise ``ValueError`` unless all arrays are of the same tokens, layers and, but for `output_norms`, choices."""
+    check_array("contributions", contributions, "tokens, layers, k")
+    for name, array in others.items():
+        is_sum = name == "output_norms"
+        check_array(name, array, "tokens, layers" if is_sum else "tokens, layers, k")
+        shape = contributions.shape[:2] if is_sum else contributions.shape
         if array.shape != shape:
             raise ValueError(f"{name} {list(array.shape)} should be {list(shape)}")

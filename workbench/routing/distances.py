@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from workbench.routing.groups import check_labels
+from workbench.routing.arrays import check_array, check_experts, check_labels
 from workbench.routing.specialization import jensen_shannon_bits, shuffles_within
-from workbench.routing.statistics import check_experts, expert_counts, group_counts, ratio
+from workbench.routing.statistics import expert_counts, group_counts, ratio
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,9 +60,8 @@ def routing_distances(counts: NDArray[Any]) -> RoutingDistances:
     >>> found.cosine.round(3).tolist()
     [[1.0, 0.0, 0.707], [0.0, 1.0, 0.707], [0.707, 0.707, 1.0]]
     """
-    given = np.asarray(counts, dtype=np.float64)
-    if given.ndim != 3:
-        raise ValueError(f"counts must be [runs, layers, experts], got {list(given.shape)}")
+    check_array("counts", counts, "runs, layers, experts")
+    given = counts.astype(np.float64)
     if np.any(given < 0):
         raise ValueError("a count is negative")
     if np.any(given.sum(axis=2) <= 0):

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from workbench.routing.arrays import check_experts, check_labels
 from workbench.routing.contrasts import false_discovery_rate
-from workbench.routing.groups import check_labels
 from workbench.routing.specialization import jensen_shannon_bits
-from workbench.routing.statistics import check_experts, group_counts
+from workbench.routing.statistics import group_counts
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -45,13 +45,16 @@ class TraceTables:
         )
 
 
-def export_trace(trace: RoutingTrace, path: str | Path) -> tuple[Path, ...]:
+def export_trace(
+    trace: RoutingTrace, path: str | Path, *, segment: str | None = None
+) -> tuple[Path, ...]:
     """Write `trace` in the format that the suffix of `path` names; the files written, `path` first.
 
     ``.npz`` is the whole trace (:func:`workbench.routing.trace.load_trace` reads it), ``.html`` a page that needs no
-    other file and no network (:func:`workbench.routing.page.trace_page`), ``.csv`` and ``.parquet`` are its two tables,
-    without router logits (:func:`read_tables` reads them). Parquet also keeps who routed (``frame.attrs["origin"]``),
-    and is what long traces want: a choice takes about 30 bytes of CSV, 131,072 tokens in 32 layers have 8.4 million.
+    other file and no network (:func:`workbench.routing.page.trace_page`) and opens at `segment`, ``.csv`` and
+    ``.parquet`` are its two tables, without router logits (:func:`read_tables` reads them). Parquet also keeps who
+    routed (``frame.attrs["origin"]``), and is what long traces want: a choice takes about 30 bytes of CSV, 131,072
+    tokens in 32 layers have 8.4 million.
     Every file appears whole or not at all, the choices before the tokens.
 
     Raises
@@ -74,7 +77,7 @@ def export_trace(trace: RoutingTrace, path: str | Path) -> tuple[Path, ...]:
         case ".npz":
             return (trace.save(path),)
         case ".html":
-            write_atomic(path, trace_page(trace, title=path.stem).encode())
+            write_atomic(path, trace_page(trace, title=path.stem, segment=segment).encode())
             return (path,)
         case ".csv":
             tokens = trace.to_frame().reset_index()

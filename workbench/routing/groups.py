@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from workbench.routing.arrays import check_experts, check_labels
 from workbench.routing.specialization import shuffles_within
 from workbench.routing.statistics import (
-    check_experts,
     group_counts,
     ratio,
     shannon_bits,
@@ -221,15 +221,6 @@ def log_odds(
         difference += sign * (np.log(taken) - np.log(left))
         variance += 1 / taken + 1 / left
     return np.asarray(difference / np.sqrt(variance))
-
-
-def check_labels(experts: NDArray[np.integer], **labels: NDArray[Any] | None) -> None:
-    """Raise ValueError unless each array that is given has one row for each token of `experts`."""
-    for name, rows in labels.items():
-        if rows is not None and rows.shape != (len(experts),):
-            raise ValueError(
-                f"{name} {list(rows.shape)} must have one row for each of {len(experts)} tokens"
-            )
 
 
 def _counted(

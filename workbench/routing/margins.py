@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from workbench.routing.arrays import check_array
+
 BFLOAT16 = (
     2.0**-7
 )  # how far two neighbouring numbers of this type are apart at most, over their size
@@ -26,7 +28,8 @@ def margins(router_logits: NDArray[np.floating], *, k: int = 2) -> NDArray[np.fl
     >>> margins(np.array([[[4.0, 1.0, 2.0, 1.5]]])).tolist()    # chosen: 4 and 2; not chosen: 1.5
     [[0.25]]
     """
-    if router_logits.ndim != 3 or not 1 <= k < router_logits.shape[2]:
+    check_array("router_logits", router_logits, "tokens, layers, experts")
+    if not 1 <= k < router_logits.shape[2]:
         raise ValueError(
             f"router_logits must be [tokens, layers, experts] with more than k={k} experts, got "
             f"{list(router_logits.shape)}"
@@ -69,7 +72,8 @@ def decisiveness(gate_weights: NDArray[np.floating]) -> Decisiveness:
     >>> found.whole_first.tolist(), found.whole_second.tolist(), found.gate_sum.tolist()
     ([1.0], [0.5], [1.75])
     """
-    if gate_weights.ndim != 3 or gate_weights.shape[2] != 2 or not len(gate_weights):
+    check_array("gate_weights", gate_weights, "tokens, layers, k")
+    if gate_weights.shape[2] != 2 or not len(gate_weights):
         raise ValueError(
             f"gate_weights must be [tokens, layers, 2] of at least one token, got {list(gate_weights.shape)}"
         )

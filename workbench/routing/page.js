@@ -49,7 +49,7 @@ function amount(share) {
 
 // What draws nothing, or turns the direction of writing, gets a sign; a text of blanks is shown as such.
 function visible(text) {
-  if (!text.replaceAll(" ", "")) return text ? "␣".repeat(text.length) : "∅";
+  if (!text.replaceAll(" ", "")) return text ? "␣".repeat(text.length) : "·";  // a further byte of a character
   return text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (sign) => sign === "\n" ? "↵" : sign === "\t" ? "⇥" : "▯");
 }
 function element(tag, text = "", name = "") {
@@ -62,7 +62,7 @@ function element(tag, text = "", name = "") {
 const isOf = (name, segment) => !segment || name === segment || name.startsWith(`${segment} `);
 const number = (value) => value.toLocaleString("en");
 
-const state = { segment: "", layer: 0, expert: -1, start: 0, token: 0 };
+const state = { segment: facts.segment, layer: 0, expert: -1, start: 0, token: 0 };
 let usage = null;  // {shares [layers × experts], rows} of the segment
 let overview = null;  // the strip without its marks, drawn once for a width
 
@@ -194,7 +194,8 @@ function drawStrip() {
   const each = tokens <= width ? "the colour is the first expert" :
     `a column is ${Math.ceil(tokens / width)} tokens, its colour their commonest first expert`;
   byId("strip-says").textContent =
-    `Tokens from left to right, layers below each other; ${each}. The frame is the text below; click to move it.`;
+    `Tokens from left to right, layers below each other; ${each}. Light and dark grey on top are segments. The frame is ` +
+      "the text below; click to move it.";
   canvas.setAttribute("aria-label", `${number(tokens)} tokens by ${layers} layers; arrow keys move the text or layer`);
 }
 
@@ -217,7 +218,7 @@ function drawTokens() {
     }
     token.append(text, numbers);
     made.append(token);
-    if (/\n|^<0x0A>$/.test(texts[t])) made.append(element("span", "", "line"));
+    if (texts[t].includes("\n")) made.append(element("span", "", "line"));
   }
   byId("tokens").replaceChildren(made);
   byId("window-says").textContent =
@@ -287,7 +288,8 @@ function focusToken(token) {
 function nextUse() {
   for (let step = 1; step <= tokens; step++) {
     const t = (state.token + step) % tokens, at = (t * layers + state.layer) * k;
-    if (routed[t] && experts.subarray(at, at + k).includes(state.expert)) return focusToken(t);
+    if (!routed[t] || !isOf(segments[codes[t]], state.segment)) continue;
+    if (experts.subarray(at, at + k).includes(state.expert)) return focusToken(t);
   }
 }
 
@@ -303,6 +305,10 @@ function cellAt(event) {
   const { top, width, height } = usagePlace();
   const layer = Math.floor((event.offsetY - top) / height), expert = Math.floor((event.offsetX - MARGIN) / width);
   return layer >= 0 && layer < layers && expert >= 0 && expert < nExperts ? { layer, expert } : null;
+}
+function openSegment(segment) {
+  const own = segments.map((name) => isOf(name, segment));
+  choose({ segment, start: codes.findIndex((code) => own[code]) });
 }
 function listen() {
   const moveExpert = (step) => choose({ expert: clamp(state.expert + step, nExperts - 1) });
@@ -332,10 +338,7 @@ function listen() {
       if (token) choose({ token: Number(token.dataset.token) });
     });
   }
-  on("segment", "change", (event) => {
-    const segment = event.target.value, own = segments.map((name) => isOf(name, segment));
-    choose({ segment, start: codes.findIndex((code) => own[code]) });
-  });
+  on("segment", "change", (event) => openSegment(event.target.value));
   on("layer", "change", (event) => choose({ layer: Number(event.target.value) }));
   on("expert", "change", (event) => choose({ expert: Number(event.target.value) }));
   on("position", "input", (event) => choose({ start: Number(event.target.value) }));
@@ -348,9 +351,10 @@ function listen() {
 }
 
 function fillChoices() {
-  const numbered = new Set(segments.filter((name) => / \d+$/.test(name)).map((name) => name.replace(/ \d+$/, "")));
+  const found = segments.filter((_, code) => codes.includes(code));
+  const numbered = new Set(found.filter((name) => / \d+$/.test(name)).map((name) => name.replace(/ \d+$/, "")));
   byId("segment").append(new Option("all", ""), ...[...numbered].map((name) => new Option(`${name}, all`, name)),
-    ...segments.map((name) => new Option(name, name)));
+    ...found.map((name) => new Option(name, name)));
   byId("layer").append(...Array.from({ length: layers }, (_, layer) => new Option(layer, layer)));
   byId("expert").append(new Option("none", -1), ...Array.from({ length: nExperts }, (_, e) => new Option(e, e)));
   byId("position").max = Math.max(tokens - WINDOW, 0);
@@ -360,6 +364,6 @@ byId("view").hidden = false;
 if (tokens && layers) {
   fillChoices();
   listen();
-  choose({});
+  openSegment(state.segment);
 }
 })();

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workbench.markup import counted, escape, table
+from workbench.routing.pieces import spelled
 from workbench.routing.trace import RoutingTrace
 
 _BODY = """
@@ -42,18 +43,20 @@ Arrow keys go from token to token and from layer to layer.</p></section>
 """
 
 
-def trace_page(trace: RoutingTrace, *, title: str) -> str:
+def trace_page(trace: RoutingTrace, *, title: str, segment: str | None = None) -> str:
     """A whole HTML page of `trace`: what routed, layers × experts by segment, every token with its experts.
 
     A cell of the usage picks a layer and an expert; the text is tinted by the first expert of that layer, with the
     numbers of all choices, and the tokens of that expert are outlined. Without scripts the page shows the usage as a
-    table. 131,072 tokens in 32 layers make a page of 40 MB. The same trace and title give the same page.
+    table. It opens at `segment`, None for all of it. 131,072 tokens in 32 layers make a page of 40 MB. The same
+    arguments give the same page.
 
     >>> from workbench.routing.trace import example_trace
     >>> html = trace_page(example_trace(), title="A <valve>")
     >>> "<title>A &lt;valve&gt;</title>" in html, "http:" in html, "https:" in html
     (True, False, False)
     """
+    trace.rows(segment)  # an unknown name is an error
     script, style = _beside("page.js"), _beside("page.css")
     policy = (
         f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; "
@@ -79,7 +82,7 @@ def trace_page(trace: RoutingTrace, *, title: str) -> str:
         f"<title>{escape(title)}</title>\n<style>{style}</style></head>\n"
         f"<body><main><header><h1>{escape(title)}</h1><p>{size}</p><dl>{origin}</dl></header>\n"
         f"<noscript><p>Without scripts this page shows the usage alone.</p>{_usage_table(trace)}</noscript>"
-        f'{_BODY}</main>\n<script type="application/json" id="facts">{_json(_facts(trace))}</script>\n'
+        f'{_BODY}</main>\n<script type="application/json" id="facts">{_json(_facts(trace, segment))}</script>\n'
         f"{blocks}<script>{script}</script></body></html>\n"
     )
 
@@ -93,7 +96,7 @@ def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _facts(trace: RoutingTrace) -> dict[str, Any]:
+def _facts(trace: RoutingTrace, segment: str | None) -> dict[str, Any]:
     of = {source.segment: source for source in trace.sources}
     found = [of.get(name) for name in trace.segment_names]
     return {
@@ -101,7 +104,8 @@ def _facts(trace: RoutingTrace) -> dict[str, Any]:
         "layers": trace.layers,
         "k": trace.k,
         "experts": trace.n_experts,
-        "texts": trace.token_texts,
+        "texts": spelled(trace.token_texts),
+        "segment": segment or "",
         "segments": trace.segment_names,
         "documents": [source and source.document_id for source in found],
         "ranks": [source.rank if source else 0 for source in found],

@@ -11,7 +11,8 @@ from math import comb
 import numpy as np
 from numpy.typing import NDArray
 
-from workbench.routing.statistics import check_experts, expert_counts, ratio, shannon_bits
+from workbench.routing.arrays import check_array, check_experts
+from workbench.routing.statistics import expert_counts, ratio, shannon_bits
 
 _STEPS = 1 << 13  # of a simulated cache that are looked at together
 _BLOCK = 1 << 12  # tokens that are counted at once
@@ -181,6 +182,7 @@ def cache_hits(experts: NDArray[np.integer], *, capacity: int) -> NDArray[np.flo
     >>> cache_hits(np.array([[[0, 1]], [[0, 2]], [[1, 0]], [[1, 0]]]), capacity=2).tolist()    # 0, then 1 and 0
     [0.375]
     """
+    check_array("experts", experts, "tokens, layers, k")
     tokens, layers, k = experts.shape
     if not tokens:
         raise ValueError("no token has chosen an expert")

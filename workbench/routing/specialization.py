@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from workbench.routing.arrays import check_array, check_labels
 from workbench.routing.statistics import group_counts, shannon_bits
 
 
@@ -50,6 +51,7 @@ def jensen_shannon_bits(counts: NDArray[np.float64]) -> NDArray[np.float64]:
     >>> jensen_shannon_bits(np.array([[[4.0, 0.0]], [[0.0, 2.0]]])).tolist()
     [1.0]
     """
+    check_array("counts", counts, "groups, layers, experts")
     total = counts.sum(axis=2, keepdims=True)
     if np.any(total <= 0):
         raise ValueError("a group without any routed token has no usage to compare")
@@ -80,10 +82,8 @@ def specialization(
     >>> found.bits.tolist(), found.excess_bits.tolist()    # the words explain it all
     ([1.0], [0.0])
     """
-    if not len(experts) == len(groups) == len(exchangeable):
-        raise ValueError(
-            f"{len(experts)} tokens, {len(groups)} groups and {len(exchangeable)} exchangeable labels differ"
-        )
+    check_array("experts", experts, "tokens, layers, k")
+    check_labels(experts, groups=groups, exchangeable=exchangeable)
     n_groups = int(groups.max()) + 1
     rng = np.random.default_rng(seed)
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from workbench.routing.arrays import check_array, check_labels
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -30,6 +32,7 @@ def group_counts(
     >>> group_counts(np.array([[[0, 1]], [[0, 2]]]), np.array([1, 1]), n_groups=2, n_experts=3).tolist()
     [[[0, 0, 0]], [[2, 1, 1]]]
     """
+    check_array("experts", experts, "tokens, layers, k")
     layers = experts.shape[1]
     flat = np.zeros(n_groups * layers * n_experts, dtype=np.int64)
     first = (np.arange(layers) * n_experts)[None, :, None]
@@ -71,6 +74,7 @@ def weighted_counts(
 
 def expert_counts(experts: NDArray[np.integer], n_experts: int) -> NDArray[np.int64]:
     """How often all tokens together chose each expert: [layers, experts]."""
+    check_array("experts", experts, "tokens, layers, k")
     groups = np.zeros(len(experts), dtype=np.int64)
     found: NDArray[np.int64] = group_counts(experts, groups, n_groups=1, n_experts=n_experts)[0]
     return found
@@ -198,11 +202,8 @@ def effective_experts(
     >>> found.number.tolist(), found.low.tolist(), found.high.tolist()
     ([2.0], [2.0], [2.0])
     """
-    if experts.ndim != 3 or len(experts) != len(clusters):
-        raise ValueError(
-            f"experts {list(experts.shape)} and clusters {list(clusters.shape)} must be "
-            "[tokens, layers, k] and [tokens]"
-        )
+    check_array("experts", experts, "tokens, layers, k")
+    check_labels(experts, clusters=clusters)
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence} is outside 0 to 1")
     names, of_token = np.unique(clusters, return_inverse=True)
@@ -315,19 +316,8 @@ def ratio(above: NDArray[Any], below: NDArray[Any]) -> NDArray[np.float64]:
     return np.asarray(np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0))
 
 
-def check_experts(experts: NDArray[np.integer], *, n_experts: int) -> None:
-    """Raise ValueError unless `experts` are [tokens, layers, k] of one token or more, from 0 to `n_experts` - 1."""
-    if experts.ndim != 3:
-        raise ValueError(f"experts must be [tokens, layers, k], got {list(experts.shape)}")
-    if not len(experts):
-        raise ValueError("no token has chosen an expert")
-    if int(experts.max()) >= n_experts:
-        raise ValueError(f"expert {int(experts.max())} named, but there are {n_experts} experts")
-
-
 def _shares(counts: NDArray[Any]) -> NDArray[np.float64]:
-    if counts.ndim != 2:
-        raise ValueError(f"counts must be [layers, experts], got {list(counts.shape)}")
+    check_array("counts", counts, "layers, experts")
     if np.any(counts < 0):
         raise ValueError("a count is negative")
     total = counts.sum(axis=1, keepdims=True)

@@ -300,6 +300,8 @@ def load_trace(path: str | Path) -> RoutingTrace:
             )
     except FileNotFoundError:
         raise InputError(f"no routing trace at {path}") from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a folder; give the .npz file of a trace in it") from None
     except _DAMAGE as error:
         raise InputError(f"{path} is not a routing trace written by workbench: {error}") from error
 

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from workbench.routing.groups import check_labels, log_odds
-from workbench.routing.statistics import check_experts, expert_counts, group_counts
+from workbench.routing.arrays import check_experts, check_labels
+from workbench.routing.groups import log_odds
+from workbench.routing.statistics import expert_counts, group_counts
 
 TOKEN_CLASSES = (
     "control or space", "punctuation or symbol", "digits", "capitalised", "lower case", "other script",
@@ -135,6 +136,8 @@ def top_tokens(
     >>> [(token.token_id, token.chosen, token.tokens) for token in top_tokens(found, layer=0, expert=0)]
     [(7, 3, 4)]
     """
+    if not isinstance(found, VocabularySpecialization):
+        raise ValueError(f"give what vocabulary_specialization returns, not {type(found).__name__}")
     _, layers, experts = found.share.shape
     if not 0 <= layer < layers or not 0 <= expert < experts:
         raise ValueError(

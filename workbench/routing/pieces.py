@@ -16,15 +16,24 @@ def readable(pieces: Iterable[str]) -> str:
     >>> readable(["▁valve", "<0xC3>", "<0xA9>", "s", "<0xE2>"])
     ' valveés<0xE2>'
     """
+    return "".join(spelled(pieces))
+
+
+def spelled(pieces: Iterable[str]) -> tuple[str, ...]:
+    """What each piece adds to the text: the first of the bytes of a character is the character, the others are empty.
+
+    >>> spelled(["▁caf", "<0xC3>", "<0xA9>", "<0xE2>"])
+    (' caf', 'é', '', '<0xE2>')
+    """
     out: list[str] = []
     held: list[str] = []
     for piece in pieces:
         if _BYTE.fullmatch(piece):
             held.append(piece)
             continue
-        out += [_spelled(held), piece.replace("▁", " ")]
+        out += [*_characters(held), piece.replace("▁", " ")]
         held = []
-    return "".join([*out, _spelled(held)])
+    return (*out, *_characters(held))
 
 
 def shown(text: str) -> str:
@@ -38,8 +47,21 @@ def shown(text: str) -> str:
     return text.replace("\r\n", "↵").translate({10: "↵", 13: "↵", 9: "⇥"})
 
 
-def _spelled(pieces: Sequence[str]) -> str:
+def _characters(pieces: Sequence[str]) -> list[str]:
+    """Byte pieces as the characters they spell, each at its first byte."""
+    raw = bytes(int(piece[3:5], 16) for piece in pieces)
+    found = list(pieces)
+    at = 0
+    while at < len(raw):
+        length = next((n for n in range(1, 5) if _is_character(raw[at : at + n])), 0)
+        if length:
+            found[at : at + length] = [raw[at : at + length].decode(), *[""] * (length - 1)]
+        at += length or 1
+    return found
+
+
+def _is_character(raw: bytes) -> bool:
     try:
-        return bytes(int(piece[3:5], 16) for piece in pieces).decode()
+        return len(raw.decode()) == 1
     except UnicodeDecodeError:
-        return "".join(pieces)
+        return False
