@@ -17,7 +17,7 @@ from typing import Any
 from tables import heading, table
 
 import workbench as wb
-from workbench.generation.checkpoints import find_checkpoint
+from workbench.checkpoints.finding import find_checkpoint
 from workbench.generation.options import Decoding
 from workbench.generation.prompts import chat_token_ids, plain_prompt
 

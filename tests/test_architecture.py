@@ -16,6 +16,7 @@ ORDER = [
     "corpus",
     "retrieval",
     "routing",
+    "checkpoints",
     "generation",
     "grounding",
     "answer",
@@ -37,7 +38,7 @@ ORDER = [
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms.split()}
 TORCH = (
     "retrieval/encoders.py retrieval/rerank.py retrieval/model_folders.py routing/capture.py "
-    "routing/intervene.py generation/ grounding/support.py grounding/attribution.py pocket/"
+    "routing/intervene.py checkpoints/finding.py generation/ grounding/support.py grounding/attribution.py pocket/"
 ).split()
 # library: the only places that may import it
 OWNERS = {
@@ -46,6 +47,7 @@ OWNERS = {
     "anywidget": ["widgets/"],
     "faiss": ["retrieval/index"],
     "langchain_core": ["interop/"],
+    "zstandard": ["checkpoints/"],
     "torch": TORCH,
     "transformers": TORCH,
     "sentence_transformers": TORCH,

@@ -125,7 +125,7 @@ def _encoder(found: Examination) -> None:
 
 def _generator(found: Examination, name: str, context: int | None, cache: Any) -> None:
     """Plan the generator; load it for its self-tests only if its weights are here and the plan fits."""
-    from workbench.generation.checkpoints import find_checkpoint
+    from workbench.checkpoints.finding import find_checkpoint
     from workbench.generation.loading import load_generator
     from workbench.generation.longrope import rope_status
     from workbench.generation.options import Decoding

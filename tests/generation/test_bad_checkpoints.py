@@ -12,10 +12,10 @@ import sys
 import numpy as np
 import pytest
 
+from workbench.checkpoints.configs import SIZES
+from workbench.checkpoints.finding import check_folder, release_frames
 from workbench.errors import CheckpointError, DoesNotFit
 from workbench.generation import loading
-from workbench.generation.checkpoints import check_folder, release_frames
-from workbench.generation.configs import SIZES
 from workbench.generation.loading import load_generator
 from workbench.generation.weights import check_finite
 

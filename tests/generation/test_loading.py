@@ -8,9 +8,9 @@ import shutil
 import numpy as np
 import pytest
 
+from workbench.checkpoints.finding import check_folder, find_checkpoint
 from workbench.errors import CheckpointError, DoesNotFit
 from workbench.generation import loading, planning
-from workbench.generation.checkpoints import check_folder, find_checkpoint
 from workbench.generation.loading import load_generator
 from workbench.generation.memory import GIB, cache_bytes_per_token, count_parameters, plan_config
 from workbench.generation.planning import plan_for
@@ -112,11 +112,11 @@ def test_a_hub_id_that_is_not_in_the_cache_is_one_sentence_offline():
 
 
 def test_pocket_is_checked_against_its_manifest(tmp_path, monkeypatch):
-    from workbench.generation import checkpoints
+    from workbench.checkpoints import finding
 
     copy = tmp_path / "weights"
-    shutil.copytree(checkpoints.pocket_folder(), copy)
-    monkeypatch.setattr(checkpoints, "pocket_folder", lambda: copy)
+    shutil.copytree(finding.pocket_folder(), copy)
+    monkeypatch.setattr(finding, "pocket_folder", lambda: copy)
     find_checkpoint("pocket")
     data = bytearray((copy / "tokenizer.json").read_bytes())
     data[len(data) // 2] ^= 1

@@ -6,8 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from workbench.errors import CheckpointError, DoesNotFit
-from workbench.generation.checkpoints import (
+from workbench.checkpoints.finding import (
     PHI_IDS,
     POCKET,
     Checkpoint,
@@ -17,6 +16,7 @@ from workbench.generation.checkpoints import (
     read_pretrained,
     release_frames,
 )
+from workbench.errors import CheckpointError, DoesNotFit
 from workbench.generation.known_shapes import KNOWN_SHAPES
 from workbench.generation.longrope import (
     Regime,

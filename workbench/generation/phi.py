@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workbench.cancel import CancelToken
+from workbench.checkpoints.finding import release_frames
 from workbench.errors import Cancelled, DoesNotFit, PromptTooLong
 from workbench.generation.batches import plan_buckets
 from workbench.generation.chat_tokens import answer_ids
-from workbench.generation.checkpoints import release_frames
 from workbench.generation.decoding import OnText, decode_answer, stop_ids
 from workbench.generation.generating import generate_one, generate_rows
 from workbench.generation.longrope import Regime, check_regime, pin_regime, regime_for

@@ -8,8 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from workbench.checkpoints.finding import Checkpoint, find_checkpoint, load_config
+from workbench.checkpoints.weight_files import INDEX, WHOLE, read_index
 from workbench.generation.alternatives import with_alternatives
-from workbench.generation.checkpoints import Checkpoint, find_checkpoint, load_config
 from workbench.generation.known_shapes import KNOWN_SHAPES
 from workbench.generation.longrope import original_window, regime_for
 from workbench.generation.memory import (
@@ -20,7 +21,6 @@ from workbench.generation.memory import (
     plan_config,
 )
 from workbench.generation.options import CacheKind, Decoding
-from workbench.generation.weights import INDEX, WHOLE, read_index
 
 
 def plan_memory(

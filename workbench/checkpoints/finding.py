@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from workbench.checkpoints.configs import check_config, settle_longrope
+from workbench.checkpoints.weight_files import INDEX, check_links, check_weight_files, read_index
 from workbench.errors import CheckpointError, DoesNotFit
-from workbench.generation.configs import check_config, settle_longrope
-from workbench.generation.weights import INDEX, check_links, check_weight_files, read_index
 from workbench.store import MANIFEST, damaged_files
 
 PHI_IDS = ("microsoft/Phi-3.5-MoE-instruct", "microsoft/Phi-3.5-mini-instruct")
