@@ -180,6 +180,12 @@ def load_module(path: str) -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def zipnn_written() -> ModuleType:
+    """tests/checkpoints/zipnn_written.py: streams that ZipNN itself wrote."""
+    return load_module("checkpoints/zipnn_written.py")
+
+
+@pytest.fixture(scope="session")
 def reference() -> ModuleType:
     """tests/generation/reference.py: Phi3 and Phimoe written once more in NumPy."""
     return load_module("generation/reference.py")
