@@ -113,6 +113,28 @@ def test_what_is_saved_under_an_edit_is_the_trace_with_it(route, tmp_path):
     assert saved.counts()[2, 5] == 0 and saved.origin["edits"] == "ban 5 in layers 2"
 
 
+def test_a_comparison_is_of_the_trace_under_the_edits(route, generator, index, tmp_path):
+    asked = ("Which valve failed first?", "--index", index, "--ban", "2:5")
+    _, found, _ = route(*asked, "--contrast", "evidence", "system", "--out", tmp_path / "t.npz")
+    _, again, _ = route(tmp_path / "t.npz", "--contrast", "evidence", "system")
+    assert found["comparison"]["divergence_bits"] == again["comparison"]["divergence_bits"]
+    assert again["origin"]["edits"] == "ban 5 in layers 2"
+    _, found, _ = route(TEXT, "--ban", "2:5", "--against", TEXT)
+    with generator.intervened([Edit("ban", 5, (2,))]):
+        after = read(generator, TEXT)[0]
+    before = read(generator, TEXT)[0]
+    kept = agreement(before.experts[before.rows()], after.experts[after.rows()]).mean(axis=0)
+    np.testing.assert_allclose(found["comparison"]["agreement"], kept, atol=0.01)  # means of runs
+    _, text, _ = route(tmp_path / "t.npz", json_too=False)
+    assert "under an intervention: ban 5 in layers 2" in text
+
+
+def test_a_text_beyond_the_context_says_what_option_takes_it(route, tmp_path):
+    (tmp_path / "long.md").write_text("The gate was closed. " * 3000, "utf-8")
+    code, _, err = route(tmp_path / "long.md")
+    assert code == 2 and "--context takes up to 131072" in err
+
+
 def test_an_intervention_in_an_answer_says_what_becomes_of_it(route, index):
     bans = [part for e in range(13) for part in ("--ban", f"all:{e}")]
     code, found, _ = route("Which valve failed first?", "--index", index, *bans)
@@ -130,8 +152,8 @@ def test_an_intervention_in_an_answer_says_what_becomes_of_it(route, index):
     [
         ([TEXT, "--ban", "3"], 2, "--ban '3' is not of the form LAYER:EXPERT, like 2:7"),
         ([TEXT, "--bias", "2:3"], 2, "is not of the form LAYER:EXPERT=AMOUNT"),
-        ([TEXT, "--ban", "9:3"], 2, "names no layer; there are 0 to 4"),
-        ([TEXT, "--ban", "1:99"], 2, "names no expert; there are 0 to 15"),
+        ([TEXT, "--ban", "9:3"], 2, "there is no layer to ban 3 in layers 9; there are 0 to 4"),
+        ([TEXT, "--ban", "1:99"], 2, "there is no expert to ban 99 in layers 1; there are 0 to 15"),
         ([TEXT, *(p for e in range(15) for p in ("--ban", f"all:{e}"))], 2, "two must be left"),
         ([TEXT, "--in", "question"], 2, "--in says where to intervene"),
         ([TEXT, "--ban", "1:2", "--in", "evidence"], 2, "no segment 'evidence'"),
@@ -150,6 +172,17 @@ def test_an_intervention_in_an_answer_says_what_becomes_of_it(route, index):
             "t.xlsx ends with .xlsx; use one of .npz, .csv, .parquet, .html",
         ),
         ([TEXT, "--index", "/nowhere"], 4, "/nowhere"),
+        (["README.md", "--index", "x"], 2, "README.md is a file: give its text"),
+        ([TEXT, "-k", "3"], 2, "-k says how many passages"),
+        ([""], 2, "the text is empty"),
+        ([TEXT, "--against", ""], 2, "the text is empty"),
+        ([TEXT, "--ban", "1:2", "--in", "answer"], 2, "--in answer: no token of it is read here"),
+        ([TEXT, "--bias", "1:2=1e39"], 2, "no number from -60,000 to 60,000"),
+        (
+            [TEXT, "--force", "1:2", "--drop", "1:2"],
+            2,
+            "expert 2 of layer 1 is edited more than once",
+        ),
     ],
 )
 def test_bad_input_is_one_sentence(route, arguments, code, message):

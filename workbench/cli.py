@@ -438,7 +438,7 @@ def _wrote(path: Path) -> None:
 
 def _text_or_file(argument: str) -> str:
     try:
-        is_file, is_folder = Path(argument).is_file(), Path(argument).is_dir()
+        is_file, is_folder = Path(argument).is_file(), bool(argument) and Path(argument).is_dir()
     except (OSError, ValueError):  # longer than a path may be, or with a zero byte
         is_file = is_folder = False
     if is_folder:

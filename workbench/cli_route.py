@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from workbench.routing.trace import RoutingTrace
 
 Result = dict[str, Any]
+PASSAGES = 5
 BLOCK_TOKENS = 16  # of a lone text that are drawn together; its segments are short
 SURPRISING = 0.05  # q-value up to which a cell is reported
 
@@ -30,12 +31,12 @@ def add_route_options(route: argparse.ArgumentParser) -> None:
         "text", metavar="TEXT|FILE|TRACE.npz", help="what is read; with --index a question"
     )
     route.add_argument("--index", metavar="DIR", help="answer the text from this index's documents")
-    route.add_argument(
-        "-k", type=int, default=5, help="passages to answer from (default: %(default)s)"
-    )
+    route.add_argument("-k", type=int, help=f"passages to answer from (default: {PASSAGES})")
     route.add_argument("--encoder", help="the encoder of that index, if not the embedded one")
     route.add_argument(
-        "--segment", metavar="S", help="only tokens of question, evidence, 'evidence 2', answer, …"
+        "--segment",
+        metavar="S",
+        help="count and draw only question, evidence, 'evidence 2', answer, …; --out keeps all tokens",
     )
     route.add_argument(
         "--contrast", nargs=2, metavar=("X", "Y"), help="usage of segment X less that of Y"
@@ -75,10 +76,12 @@ def route_report(
     opens the retriever.
     """
     edits = parse_edits(arguments)
-    if arguments.contrast and arguments.against:
+    if arguments.contrast and arguments.against is not None:
         raise ValueError("--contrast compares two segments, --against two texts: give one of them")
     if arguments.inside and not edits:
         raise ValueError("--in says where to intervene: give --ban, --drop, --force or --bias too")
+    if arguments.k is not None and not arguments.index:
+        raise ValueError("-k says how many passages to answer from: give --index too")
     if generator is not None:
         generator.check_routes()
     answer, retriever = None, None
@@ -87,16 +90,17 @@ def route_report(
 
         if generator is None:
             raise ValueError("--index answers a question: give its text, not a saved trace")
+        if is_file(arguments.text):
+            raise ValueError(
+                f"--index answers a question, and {arguments.text} is a file: give its text"
+            )
         retriever = open_index()
-        answer = ask(arguments.text, retriever=retriever, generator=generator, k=arguments.k)
+        k = PASSAGES if arguments.k is None else arguments.k
+        answer = ask(arguments.text, retriever=retriever, generator=generator, k=k)
         trace = answer.routing
     else:
         trace = read_trace(arguments.text, generator, text_of=text_of)
     result, lines = _usage(trace, arguments.segment)
-    comparison = _comparison(arguments, trace, generator, text_of)
-    if comparison is not None:
-        result["comparison"], more = _compared(comparison, *compared_names(arguments))
-        lines += more
     if edits:
         if generator is None:
             raise ValueError("a saved trace cannot be intervened in: give the text again")
@@ -112,6 +116,10 @@ def route_report(
         met = _met(before, edits, arguments.inside)
         result["intervention"]["met"] = met
         lines += [*more, f"the experts of the edits were chosen {met} times before"]
+    comparison = _comparison(arguments, trace, generator, text_of)
+    if comparison is not None:
+        result["comparison"], more = _compared(comparison, *compared_names(arguments))
+        lines += more
     return result, "\n".join(lines), trace, comparison
 
 
@@ -126,15 +134,34 @@ def read_trace(argument: str, generator: Generator | None, *, text_of: Any) -> R
         raise ValueError(
             f"{argument!r} is no saved trace, and a saved trace is compared with another alone"
         )
-    prompt = plain_prompt(
-        text_of(argument), tokenizer=generator.tokenizer, budget_tokens=generator.context
-    )
+    from workbench.errors import PromptTooLong
+
+    text = text_of(argument)
+    try:
+        prompt = plain_prompt(text, tokenizer=generator.tokenizer, budget_tokens=generator.context)
+    except PromptTooLong as error:
+        most = generator.model.config.max_position_embeddings
+        raise PromptTooLong(
+            f"the text is longer than the context of {generator.context} tokens ({error}); --context takes up to {most}"
+        ) from error
     return generator.read(prompt)
 
 
 def is_trace(argument: str) -> bool:
     """Whether an argument names a saved trace."""
-    return Path(argument).suffix == ".npz"
+    return Path(argument).suffix == ".npz" and (" " not in argument or is_file(argument))
+
+
+def is_file(argument: str) -> bool:
+    """Whether an argument names a file that is there; a text may be longer than a path can be.
+
+    >>> is_file("Which valve failed first?")
+    False
+    """
+    try:
+        return Path(argument).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def parse_edits(arguments: argparse.Namespace) -> list[Edit]:
@@ -149,7 +176,9 @@ def parse_edits(arguments: argparse.Namespace) -> list[Edit]:
     found = []
     for action in ("ban", "drop", "force", "bias"):
         for given in getattr(arguments, action):
-            parts = re.fullmatch(r"(all|\d+):(\d+)(?:=([-+]?\d*\.?\d+))?", given)
+            parts = re.fullmatch(
+                r"(all|\d+):(\d+)(?:=([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?))?", given
+            )
             if parts is None or (parts[3] is None) == (action == "bias"):
                 form = (
                     "LAYER:EXPERT=AMOUNT, like 2:7=0.5"
@@ -175,6 +204,7 @@ def _usage(trace: RoutingTrace, segment: str | None) -> tuple[Result, list[str]]
         "k": trace.k,
         "tokens": int(trace.rows(segment).sum()),
         "segment": segment,
+        "origin": dict(trace.origin),
         "segments": {name: size for name, size in sizes.items() if size},
         "usage": usage.tolist(),
         "entropy": found.entropy.tolist(),
@@ -187,6 +217,8 @@ def _usage(trace: RoutingTrace, segment: str | None) -> tuple[Result, list[str]]
         f"{result['tokens']} tokens{of}, {trace.layers} layers, {trace.n_experts} experts, {trace.k} each",
         f"segments: {parts}",
     ]
+    if "edits" in trace.origin:
+        lines.append(f"under an intervention: {trace.origin['edits']}")
     for layer, row in enumerate(usage):
         best = row.argsort()[::-1][:4]
         named = ", ".join(f"{e} ({row[e]:.2f})" for e in best)
@@ -207,26 +239,29 @@ def _comparison(
         # a question has few tokens: shorter runs, wider intervals
         block = max(4, min(BLOCK_TOKENS, fewest // 2))
         return compare_routing(trace, trace, segment=x, segment_b=y, block_tokens=block)
-    if arguments.against:
+    if arguments.against is not None:
         other = read_trace(arguments.against, generator, text_of=text_of)
         return compare_routing(trace, other, segment=arguments.segment, block_tokens=BLOCK_TOKENS)
     return None
 
 
 def compared_names(arguments: argparse.Namespace) -> tuple[str, str]:
-    """What the two sides of the comparison are called."""
+    """What the two sides of the comparison are called; edits hold for the text, and not for what it is held against."""
+    edited = " (edited)" if parse_edits(arguments) else ""
     if arguments.contrast:
-        return arguments.contrast[0], arguments.contrast[1]
+        x, y = arguments.contrast
+        return x + edited, y + edited
 
     def named(side: str) -> str:
         return shorten(Path(side).name if len(side) < 200 else side, 30)
 
-    return named(arguments.text), named(arguments.against)
+    return named(arguments.text) + edited, named(arguments.against)
 
 
 def _compared(found: RoutingComparison, x: str, y: str) -> tuple[Result, list[str]]:
     cells = found.contrast.to_frame()
-    cells = cells[cells["q"] <= SURPRISING]
+    # with few runs of one side a test and an interval may disagree: both are asked
+    cells = cells[(cells["q"] <= SURPRISING) & ((cells["low"] > 0) | (cells["high"] < 0))]
     result = {
         "tokens": list(found.tokens),
         "same_tokens": found.same_tokens,
@@ -239,8 +274,9 @@ def _compared(found: RoutingComparison, x: str, y: str) -> tuple[Result, list[st
     }
     lines = [
         "",
-        f"{x} ({found.tokens[0]} tokens) compared with {y} ({found.tokens[1]}) in runs of some tokens; one text says "
-        "nothing of its kind, for that compare several of each in a notebook",
+        f"{x} ({found.tokens[0]} tokens) compared with {y} ({found.tokens[1]}) in {found.contrast.clusters[0]} and "
+        f"{found.contrast.clusters[1]} runs of some tokens; one text says nothing of its kind, for that compare "
+        "several of each in a notebook",
     ]
     for layer, bits in enumerate(found.divergence_bits):
         kept = (
@@ -261,7 +297,9 @@ def _compared(found: RoutingComparison, x: str, y: str) -> tuple[Result, list[st
     if len(cells) > 8:
         lines.append(f"and {len(cells) - 8} other cells; --json lists all")
     if cells.empty:
-        lines.append(f"no expert differs by more than chance (q ≤ {SURPRISING})")
+        lines.append(
+            f"no expert differs by more than chance (q ≤ {SURPRISING} and an interval without 0)"
+        )
     return result, lines
 
 
@@ -276,6 +314,10 @@ def _changed_reading(
     from workbench.routing.agreement import agreement
 
     prompt = plain_prompt(text, tokenizer=generator.tokenizer, budget_tokens=generator.context)
+    if segment is not None and not before.rows(segment).any():
+        raise ValueError(
+            f"--in {segment}: no token of it is read here; with --index there would be evidence and answer"
+        )
     with generator.intervened(edits, prompt=prompt if segment else None, segment=segment):
         after = generator.read(prompt)
     rows = before.rows()
@@ -307,7 +349,7 @@ def _changed_answer(
         **_said(edits, segment),
         "before": found.before.text,
         "after": found.after.text,
-        "likelihood_change": found.likelihood_change,
+        "likelihood_change": _number(found.likelihood_change),
         "marks_kept": _number(found.marks_kept),
         "overlap": _number(found.overlap),
     }

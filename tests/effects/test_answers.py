@@ -320,6 +320,8 @@ def test_the_dial_finds_the_planted_expert_and_turns_it_up(planted, planted_moe,
     assert found.at_best.high < -1
     with pytest.raises(ValueError, match="other cases than those to learn from"):
         learn_dial(planted_moe, test, use)
+    with pytest.raises(ValueError, match="was learned on 'Which valve failed"):
+        check_dial(planted_moe, dial, learn, arms=1)
     with pytest.raises(ValueError, match="lack 0, the model as it is"):
         learn_dial(planted_moe, learn, use, amounts=(1.0,))
 

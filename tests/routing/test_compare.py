@@ -10,7 +10,7 @@ import pytest
 from scipy.spatial.distance import jensenshannon
 
 from workbench.routing.compare import BLOCK, compare_routing
-from workbench.routing.trace import RoutingTrace
+from workbench.routing.trace import RoutingTrace, example_trace
 
 LAYERS, EXPERTS = 2, 6
 
@@ -141,6 +141,13 @@ def test_only_the_segment_asked_for_is_compared():
         ids=[*range(500, 590), *range(20, 90)],
     )
     assert compare_routing(a, longer, segment="answer", permutations=9).same_tokens
+
+
+def test_tokens_of_both_segments_are_refused():
+    trace = example_trace()
+    trace = replace(trace, segment_names=("evidence 1", "evidence 2"))
+    with pytest.raises(ValueError, match="tokens are of 'evidence' and of 'evidence 2'"):
+        compare_routing(trace, trace, segment="evidence", segment_b="evidence 2", block_tokens=1)
 
 
 def test_what_cannot_be_compared_is_refused():

@@ -229,7 +229,34 @@ def test_a_trace_made_under_an_intervention_says_so(tiny_moe, small_prompt):
     found = compare_routing(plain, under, permutations=9, block_tokens=20)
     assert found.differs == ("edits: none and ban 3 in layers 0, 2; bias 4 by +0.5 in all layers",)
     with tiny_moe.intervened([Edit("ban", 3)], prompt=small_prompt, segment="question"):
-        assert tiny_moe.read(small_prompt).origin["edits"].endswith("for some tokens")
+        assert tiny_moe.read(small_prompt).origin["edits"].endswith(" in all layers for question")
+
+
+def test_a_segment_is_of_the_prompt_that_is_read(tiny_moe, small_prompt):
+    from workbench.generation.prompts import plain_prompt
+
+    other = plain_prompt("Quite another text.", tokenizer=tiny_moe.tokenizer, budget_tokens=500)
+    with tiny_moe.intervened([Edit("ban", 3)], prompt=small_prompt, segment="question"):
+        with pytest.raises(ValueError, match="of another prompt than the one that is read"):
+            tiny_moe.read(other)
+        with pytest.raises(ValueError, match="of another prompt than the one that is read"):
+            tiny_moe.generate(other, max_new_tokens=2)
+        tiny_moe.generate(small_prompt, max_new_tokens=2)
+
+
+def test_forcing_leaves_the_gate_of_those_that_had_chosen_the_expert(tiny_moe, small_prompt):
+    before = tiny_moe.read(small_prompt)
+    with tiny_moe.intervened([Edit("force", 5, (1,))]):
+        after = tiny_moe.read(small_prompt)
+    rows = before.rows()
+    had = (before.experts[rows, 1] == 5).any(axis=1)
+    assert had.any() and not had.all()
+    np.testing.assert_array_equal(after.experts[rows, 1][had], before.experts[rows, 1][had])
+    np.testing.assert_array_equal(
+        after.gate_weights[rows, 1][had], before.gate_weights[rows, 1][had]
+    )
+    assert (after.experts[rows, 1][~had, 1] == 5).all()
+    assert (after.gate_weights[rows, 1][~had, 1] == 1.0).all()
 
 
 def test_an_intervention_waits_for_an_answer_of_another_thread(tiny_moe, small_prompt):
@@ -259,11 +286,11 @@ def test_an_intervention_waits_for_an_answer_of_another_thread(tiny_moe, small_p
     ("edits", "message"),
     [
         ([], "no edit is given"),
-        ([Edit("ban", 16)], "names no expert; there are 0 to 15"),
-        ([Edit("ban", 1, layers=(9,))], "names no layer"),
+        ([Edit("ban", 16)], "there is no expert to ban 16 in all layers; there are 0 to 15"),
+        ([Edit("ban", 1, layers=(9,))], "there is no layer to ban 1 in layers 9"),
         ([Edit("ban", e) for e in range(15)], "15 of 16 experts would be banned in layer 0; two must be left"),
         ([Edit("force", 1), Edit("force", 2)], "2 experts would be forced in layer 0"),
-        ([Edit("force", 1), Edit("ban", 1)], "expert 1 would be both forced and banned"),
+        ([Edit("force", 1), Edit("ban", 1)], r"expert 1 of layer 0 is edited more than once \(force and ban\)"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_done_is_refused_and_leaves_no_hook(tiny_moe, edits, message):
@@ -306,5 +333,7 @@ def test_wrong_uses_are_refused(tiny_moe, tiny_dense):
             with intervened(tiny_moe.model, edits):
                 pass
     for wrong in ({"action": "ban", "amount": 1.0}, {"action": "bias", "amount": float("nan")}):
-        with pytest.raises(ValueError, match="is for 'bias' alone, a finite number"):
+        with pytest.raises(
+            ValueError, match=r"is for 'bias' alone|is no number from -60,000 to 60,000"
+        ):
             Edit(expert=1, **wrong)

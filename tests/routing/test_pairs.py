@@ -156,7 +156,7 @@ def test_sets_are_told_apart_where_an_integer_cannot_number_them() -> None:
 
 
 def test_many_tokens_are_counted_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    experts = np.random.default_rng(4).integers(0, EXPERTS, (1000, 2, 2))
+    experts = np.random.default_rng(4).random((1000, 2, EXPERTS)).argsort(axis=2)[:, :, :2]
     whole = coactivation(experts, n_experts=EXPERTS).together
     hits = cache_hits(experts, capacity=2)
     monkeypatch.setattr("workbench.routing.pairs._STEPS", 9)

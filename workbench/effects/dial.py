@@ -35,7 +35,7 @@ class Dial:
 
     ``spread`` [layers] is the mean standard deviation of a token's router logits, which ``amounts`` are multiples of.
     ``learned`` [amounts] are the mean changes of the answers' log-probability (nats) on the cases it was learned on,
-    and ``amount`` is where that is largest.
+    and ``amount`` is where that is largest; ``questions`` are those cases'.
     """
 
     experts: tuple[ExpertPlace, ...]
@@ -44,6 +44,7 @@ class Dial:
     learned: NDArray[np.float64]
     amount: float
     segment: str | None
+    questions: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return (
@@ -152,9 +153,9 @@ def learn_dial(
     spread = _spread(generator, cases)
     dial = Dial(chosen, spread, tuple(amounts), np.zeros(len(amounts)), 0.0, segment)
     learned = _changes(generator, dial, cases, [chosen], on_progress, cancel)[0].mean(axis=0)
-    return Dial(
-        chosen, spread, tuple(amounts), learned, float(amounts[int(learned.argmax())]), segment
-    )
+    best_amount = float(amounts[int(learned.argmax())])
+    questions = tuple(case.question for case in cases)
+    return Dial(chosen, spread, tuple(amounts), learned, best_amount, segment, questions)
 
 
 def check_dial(
@@ -169,8 +170,11 @@ def check_dial(
 ) -> DialTest:
     """Turn the dial on cases it did not learn from, and up to `arms` load-matched sets of random experts beside it.
 
-    Raises ``ValueError`` without a case or an arm.
+    Raises ``ValueError`` without a case or an arm, or for a case that the dial was learned on.
     """
+    known = [case.question for case in cases if case.question in dial.questions]
+    if known:
+        raise ValueError(f"the dial was learned on {known[0]!r}: test it on other cases")
     if not cases or arms < 1:
         raise ValueError(f"{len(cases)} cases and arms={arms}: a test needs one of each at least")
     generator.check_routes()

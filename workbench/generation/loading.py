@@ -186,6 +186,7 @@ def _load_tokenizer(checkpoint: Checkpoint, config: Any) -> Any:
         raise CheckpointError(
             f"{checkpoint.name} has a chat template that fails ({error}); copy it from its source"
         ) from error
+    tokenizer.model_max_length = int(1e30)  # our own sentence says what is too long
     tokens = max(tokenizer.get_vocab().values(), default=-1) + 1
     if tokens > config.vocab_size:
         raise CheckpointError(

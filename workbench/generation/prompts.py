@@ -138,7 +138,8 @@ def segment_mask(prompt: Prompt, segment: str) -> TokenMask:
     own = [n for n, name in enumerate(names) if name == segment or name.startswith(f"{segment} ")]
     if not own and segment != "answer":
         raise ValueError(f"no segment {segment!r}; there are {', '.join(names)}, answer")
-    return TokenMask(np.isin(codes, own), beyond=segment == "answer")
+    ids = np.asarray(prompt.token_ids, dtype=np.int64)
+    return TokenMask(np.isin(codes, own), segment == "answer", token_ids=ids, segment=segment)
 
 
 def build_prompt(

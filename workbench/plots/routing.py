@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from workbench.markup import shorten
 from workbench.plots.conventions import (
     AMOUNT,
     check_layer,
@@ -48,7 +49,9 @@ def plot_expert_usage(
         ax, layers=trace.layers, experts=trace.n_experts, note="dot: the layer's most used"
     )
     tokens = int(trace.rows(segment).sum())
-    ax.set_title(f"expert usage, {label(segment or 'all segments')} ({tokens:,} routed tokens)")
+    edited = f"\n{label(shorten(trace.origin['edits'], 80))}" if "edits" in trace.origin else ""
+    what = label(segment or "all segments")
+    ax.set_title(f"expert usage, {what} ({tokens:,} routed tokens){edited}")
     bar = colour_bar(ax, image, f"share of tokens (k = {trace.k}, rows sum to {trace.k})")
     mark_level(bar, uniform)
     return ax

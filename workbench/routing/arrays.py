@@ -18,7 +18,7 @@ _OF_A_TRACE = {
 
 
 def check_array(name: str, value: Any, axes: str) -> None:
-    """Raise ``ValueError`` unless `value` is an array with the axes that are named.
+    """Raise ``ValueError`` unless `value` is an array with the axes that are named, experts of whole numbers.
 
     >>> check_array("counts", np.ones((4, 16)), "layers, experts")
     >>> check_array("counts", "trace", "layers, experts")
@@ -26,6 +26,8 @@ def check_array(name: str, value: Any, axes: str) -> None:
     ValueError: counts must be an array [layers, experts], got str; of a trace: trace.counts(), or np.stack of several
     """
     if isinstance(value, np.ndarray):
+        if name == "experts" and value.dtype.kind not in "iu":
+            raise ValueError(f"experts must be whole numbers, got {value.dtype}")
         if value.ndim == axes.count(",") + 1:
             return
         raise ValueError(f"{name} must be [{axes}], got {list(value.shape)}")
@@ -40,6 +42,10 @@ def check_experts(experts: NDArray[np.integer], *, n_experts: int) -> None:
         raise ValueError("no token has chosen an expert")
     if int(experts.max()) >= n_experts:
         raise ValueError(f"expert {int(experts.max())} named, but there are {n_experts} experts")
+    if experts.shape[2] > 1 and (experts[:, :, 0] == experts[:, :, 1]).any():
+        raise ValueError(
+            "a token has the same expert twice, as one that was not routed: give trace.experts[trace.rows()]"
+        )
 
 
 def check_labels(experts: NDArray[np.integer], **labels: NDArray[Any] | None) -> None:

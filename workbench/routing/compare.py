@@ -127,6 +127,13 @@ def compare_routing(
     n_experts = _check(sides)
     if block_tokens < 1:
         raise ValueError(f"block_tokens={block_tokens} must be at least 1")
+    if segment_b is not None and a is b:
+        for trace in sides[0]:
+            both = int((trace.rows(segment) & trace.rows(segment_b)).sum())
+            if both and segment != segment_b:
+                raise ValueError(
+                    f"{both} tokens are of {segment!r} and of {segment_b!r}: they cannot be compared"
+                )
     segments = (segment, segment if segment_b is None else segment_b)
     rows = [
         [_rows(trace, own) for trace in side] for side, own in zip(sides, segments, strict=True)
@@ -160,6 +167,7 @@ def compare_routing(
         resamples=resamples,
         permutations=permutations,
         seed=seed,
+        largest=1.0,
     )
     divergence = jensen_shannon_bits(np.stack([in_a.mean(axis=0), in_b.mean(axis=0)]))
     null = _shuffled_divergence(in_a, in_b, paired, min(permutations or SHUFFLES, SHUFFLES), seed)

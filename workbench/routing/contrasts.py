@@ -121,6 +121,7 @@ def contrast(
         resamples=resamples,
         permutations=permutations,
         seed=seed,
+        largest=1.0,
     )
 
 
@@ -133,13 +134,14 @@ def contrast_clusters(
     resamples: int = 2000,
     permutations: int | None = None,
     seed: int = 0,
+    largest: float = np.inf,
 ) -> Contrast:
     """The same of one table a cluster: `x` [clusters of X, layers, experts] and `y` [clusters of Y, layers, experts].
 
     The tables hold usage, or whatever else is said of each expert; with `is_paired` row i of both is one cluster.
-    Intervals are those of the bootstrap; of less than eight clusters Student's where these are wider. p-values are
-    exact where `permutations` are as many as there are. Raises ``ValueError`` for less than two clusters, and for
-    numbers that are not finite.
+    Intervals are those of the bootstrap; of less than eight clusters Student's where these are wider, within
+    ±`largest`, the most that a difference can be. p-values are exact where `permutations` are as many as there are.
+    Raises ``ValueError`` for less than two clusters, and for numbers that are not finite.
 
     >>> found = contrast_clusters(np.array([[[1.0]], [[3.0]]]), np.zeros((2, 1, 1)), is_paired=True, permutations=99)
     >>> found.difference.tolist(), found.low.round(1).tolist(), found.high.round(1).tolist(), found.p_values.tolist()
@@ -185,6 +187,7 @@ def contrast_clusters(
         )
         reach = error * student_quantile(confidence, min(len(x), len(y)) - 1)
         low, high = np.minimum(low, observed - reach), np.maximum(high, observed + reach)
+    low, high = np.clip(low, -largest, largest), np.clip(high, -largest, largest)
     is_used = (in_x != 0).any(axis=0) | (in_y != 0).any(axis=0)
     return Contrast(
         difference=observed.reshape(shape),

@@ -142,11 +142,12 @@ def check_suffix(path: str | Path) -> None:
 
 
 def _suffix(path: Path, known: tuple[str, ...]) -> str:
-    if path.suffix not in known:
+    suffix = path.suffix.lower()
+    if suffix not in known:
         raise ValueError(
             f"{path.name} ends with {path.suffix or 'no suffix'}; use one of {', '.join(known)}"
         )
-    return path.suffix
+    return suffix
 
 
 def _beside(path: Path) -> Path:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 Action = Literal["ban", "drop", "force", "bias"]
+MOST_BIAS = 60_000  # router logits are tens at most; float16 ends at 65,504
 _intervened: WeakKeyDictionary[Any, str] = (
     WeakKeyDictionary()
 )  # models under an intervention, and which
@@ -31,8 +32,9 @@ class Edit:
     """One change to the use of one expert, in `layers` or in all of them (None).
 
     ``ban``: it cannot be chosen; the next best is, with the gate that sparsemixer gives it. ``drop``: where it is
-    chosen its output counts nothing, and nothing takes its place. ``force``: every token uses it, in place of its
-    second choice where it had not chosen it, with a gate of 1. ``bias``: `amount` is added to its logit.
+    chosen its output counts nothing, and nothing takes its place. ``force``: every token uses it; where a token had not
+    chosen it, it takes the place of the second choice with a gate of 1, where it had, the gate stays. ``bias``:
+    `amount` is added to its logit.
 
     >>> Edit("ban", expert=3, layers=(0, 2))
     Edit(action='ban', expert=3, layers=(0, 2), amount=0.0)
@@ -59,16 +61,26 @@ class Edit:
                 )
         if not isinstance(self.amount, (int, float)):
             raise ValueError(f"amount={self.amount!r} is no number")
-        if not np.isfinite(self.amount) or (self.amount and self.action != "bias"):
-            raise ValueError(f"amount={self.amount} is for 'bias' alone, a finite number")
+        if self.amount and self.action != "bias":
+            raise ValueError(f"amount={self.amount} is for 'bias' alone")
+        if not abs(self.amount) <= MOST_BIAS:
+            raise ValueError(
+                f"amount={self.amount:g} is no number from -{MOST_BIAS:,} to {MOST_BIAS:,}"
+            )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenMask:
-    """Which tokens of a sequence are meant: `inside` [tokens] for the first ones, `beyond` for all after them."""
+    """Which tokens of a sequence are meant: `inside` [tokens] for the first ones, `beyond` for all after them.
+
+    `token_ids` [tokens] are those that the sequence must begin with, None for any; `segment` is what the tokens are
+    called.
+    """
 
     inside: NDArray[np.bool_]
     beyond: bool = False
+    token_ids: NDArray[np.int64] | None = None
+    segment: str = ""
 
     def at(self, start: int, stop: int) -> NDArray[np.bool_]:
         """Whether the tokens from `start` to `stop` are meant: [stop - start].
@@ -100,7 +112,8 @@ def intervened(
         raise ValueError("no edit is given; nothing would change")
     call = _Call(tokens)
     handles: list[Any] = []
-    _intervened[model] = described(edits) + (" for some tokens" if tokens is not None else "")
+    where = "" if tokens is None else f" for {tokens.segment or 'some tokens'}"
+    _intervened[model] = described(edits) + where
     try:
         if tokens is not None:
             handles.append(model.model.register_forward_pre_hook(call.begin, with_kwargs=True))
@@ -187,6 +200,14 @@ class _Call:
             )
         cache = kwargs.get("past_key_values")
         start = int(cache.get_seq_length()) if cache is not None else 0
+        known = self._tokens.token_ids
+        if known is not None and start < len(known):
+            own = known[start : start + ids.shape[1]]
+            if not np.array_equal(ids[0, : len(own)].cpu().numpy(), own):
+                raise ValueError(
+                    "the intervention is in a segment of another prompt than the one that is read; give the prompt "
+                    "that will be answered"
+                )
         rows = self._tokens.at(start, start + ids.shape[1])
         self.rows = torch.from_numpy(rows).to(ids.device)
 
@@ -287,10 +308,14 @@ def check_edits(model: Any, edits: Sequence[Edit]) -> list[list[Edit]]:
 def _check(edits: Sequence[Edit], by_layer: Sequence[Sequence[Edit]], n_experts: int) -> None:
     for edit in edits:
         if not 0 <= edit.expert < n_experts:
-            raise ValueError(f"{edit} names no expert; there are 0 to {n_experts - 1}")
+            raise ValueError(
+                f"there is no expert to {described([edit])}; there are 0 to {n_experts - 1}"
+            )
         for layer in edit.layers or ():
             if not 0 <= layer < len(by_layer):
-                raise ValueError(f"{edit} names no layer; there are 0 to {len(by_layer) - 1}")
+                raise ValueError(
+                    f"there is no layer to {described([edit])}; there are 0 to {len(by_layer) - 1}"
+                )
     for layer, own in enumerate(by_layer):
         banned = {edit.expert for edit in own if edit.action == "ban"}
         if n_experts - len(banned) < 2:
@@ -300,7 +325,10 @@ def _check(edits: Sequence[Edit], by_layer: Sequence[Sequence[Edit]], n_experts:
         forced = {edit.expert for edit in own if edit.action == "force"}
         if len(forced) > 1:
             raise ValueError(f"{len(forced)} experts would be forced in layer {layer}; one can be")
-        if forced & banned:
+        edited = [edit.expert for edit in own]
+        twice = [expert for expert in edited if edited.count(expert) > 1]
+        if twice:
+            actions = " and ".join(edit.action for edit in own if edit.expert == twice[0])
             raise ValueError(
-                f"expert {min(forced)} would be both forced and banned in layer {layer}"
+                f"expert {twice[0]} of layer {layer} is edited more than once ({actions}): give one edit of it"
             )

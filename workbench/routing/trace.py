@@ -303,6 +303,10 @@ def load_trace(path: str | Path) -> RoutingTrace:
     except IsADirectoryError:
         raise InputError(f"{path} is a folder; give the .npz file of a trace in it") from None
     except _DAMAGE as error:
+        if not zipfile.is_zipfile(path):
+            raise InputError(
+                f"{path} is not a routing trace written by workbench, nor any .npz file"
+            ) from None
         raise InputError(f"{path} is not a routing trace written by workbench: {error}") from error
 
 
