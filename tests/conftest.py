@@ -165,6 +165,12 @@ def make_checkpoint(folder: Path, shape: TinyShape = TinyShape()) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test writes to the user's cache."""
+    os.environ["WORKBENCH_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def make_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Make a checkpoint folder of another shape: ``make_tiny(seed=3, layers=1)``."""

@@ -31,7 +31,7 @@ ORDER = [
     "report",
     "demo",
     "doctor",
-    "cli_route",
+    "cli_route cli_checkpoint",
     "cli",
     "__main__",
 ]

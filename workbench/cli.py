@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench import __version__
+from workbench.cli_checkpoint import add_checkpoint_verbs, run_checkpoint
 from workbench.cli_route import add_route_options, compared_names, is_trace, route_report
 from workbench.errors import InputError, WorkbenchError
 from workbench.markup import counted
@@ -125,6 +126,12 @@ def build_parser() -> argparse.ArgumentParser:
     route = _verb(verbs, "route", "which experts a text uses", _route)
     add_route_options(route)
     _add_generator_options(route)
+
+    checkpoint = _verb(
+        verbs, "checkpoint", "compressed weights: compress, decompress, verify, cache", _checkpoint,
+        with_json=False,
+    )  # fmt: skip
+    add_checkpoint_verbs(checkpoint)
 
     summarize = _verb(verbs, "summarize", "one long document", _summarize)
     summarize.add_argument("file", metavar="FILE")
@@ -357,6 +364,10 @@ def _route(arguments: argparse.Namespace) -> tuple[Result, str]:
         names = compared_names(arguments) if comparison is not None else None
         _draw(trace, arguments.plot, segment=arguments.segment, comparison=comparison, names=names)
     return result, text
+
+
+def _checkpoint(arguments: argparse.Namespace) -> tuple[Result, str]:
+    return run_checkpoint(arguments, _progress)
 
 
 def _summarize(arguments: argparse.Namespace) -> tuple[Result, str]:

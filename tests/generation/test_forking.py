@@ -159,7 +159,10 @@ def test_what_cannot_be_forked_is_refused(tiny_moe, tiny_dense, prompt, answer, 
             pass
     with open_fork(tiny_moe, prompt, answer) as fork:
         for edits, message in (
-            ([Edit("ban", 1, layers=(99,))], "there is no layer to ban 1 in layers 99; there are 0 to 2"),
+            (
+                [Edit("ban", 1, layers=(99,))],
+                "there is no layer to ban 1 in layers 99; there are 0 to 2",
+            ),
             ([Edit("ban", 99, layers=(1,))], "there is no expert to ban 99 in layers 1"),
             ([Edit("ban", e) for e in range(15)], "two must be left"),
         ):

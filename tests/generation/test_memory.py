@@ -226,6 +226,7 @@ def test_weights_are_on_disk_only_when_every_shard_is(tmp_path, monkeypatch):
     index = {"metadata": {}, "weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     (tmp_path / "model-1.safetensors").touch()
+    (tmp_path / "config.json").touch()
 
     def look(_, name):
         return str(tmp_path / name) if (tmp_path / name).is_file() else None

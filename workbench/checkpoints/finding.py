@@ -15,13 +15,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from workbench.checkpoints.compressed_files import plain_size
 from workbench.checkpoints.configs import check_config, settle_longrope
-from workbench.checkpoints.weight_files import INDEX, check_links, check_weight_files, read_index
+from workbench.checkpoints.weight_files import (
+    BYTES_SUFFIX,
+    INDEX,
+    TENSORS_SUFFIX,
+    WHOLE,
+    check_links,
+    check_weight_files,
+    compressed_files,
+    has_weights,
+    plain_name,
+    read_index,
+)
 from workbench.errors import CheckpointError, DoesNotFit
 from workbench.store import MANIFEST, damaged_files
 
 PHI_IDS = ("microsoft/Phi-3.5-MoE-instruct", "microsoft/Phi-3.5-mini-instruct")
 POCKET = "pocket"
+# what is fetched of a repository with compressed weights
+_COMPRESSED_REPO = [
+    "*.json",
+    "*.jinja",
+    "tokenizer.model",
+    f"*{BYTES_SUFFIX}",
+    f"*{TENSORS_SUFFIX}",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +88,7 @@ def pocket_folder() -> Path:
 def check_folder(folder: Path) -> None:
     """Raise ``CheckpointError`` naming the first thing wrong with a model folder; no weights are read.
 
-    Its files: config, tokenizer, whole safetensors, and no link that leads out of the folder.
+    Its files: config, tokenizer, whole safetensors or ZipNN files of them, and no link that leads out of the folder.
 
     >>> check_folder(pocket_folder())
     """
@@ -83,7 +103,11 @@ def check_folder(folder: Path) -> None:
         raise CheckpointError(
             f"{folder} holds an adapter (adapter_config.json); merge it into its model first"
         )
-    check_weight_files(folder)
+    compressed = compressed_files(folder)
+    for path in compressed.values():
+        plain_size(path)  # its headers, all of them
+    if not compressed:
+        check_weight_files(folder)
 
 
 def load_config(checkpoint: Checkpoint, **options: Any) -> Any:
@@ -103,6 +127,40 @@ def load_config(checkpoint: Checkpoint, **options: Any) -> Any:
     check_config(raw, f"config.json of {checkpoint.name}")
     kind = CONFIG_MAPPING[raw["model_type"]]
     return read_pretrained(lambda *_, **__: kind.from_dict(settle_longrope(raw)), checkpoint)
+
+
+def cached_snapshot(hub_id: str) -> Path | None:
+    """The folder of a hub id in the local Hugging Face cache; None if not even its config is there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(hub_id, "config.json")
+    return Path(path).parent if isinstance(path, str) else None
+
+
+def fetched(checkpoint: Checkpoint) -> Checkpoint:
+    """A hub id whose weights are compressed as its folder in the local Hugging Face cache, fetched if need be.
+
+    Any other checkpoint is returned as it is: transformers fetches plain weights. A hub that cannot be reached is left
+    to it, too.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if checkpoint.is_local:
+        return checkpoint
+    folder = cached_snapshot(checkpoint.source)
+    if folder is None or not has_weights(folder):
+        try:
+            names = HfApi().list_repo_files(checkpoint.source)
+            if WHOLE in names or not any(plain_name(name) for name in names):
+                return checkpoint
+            folder = Path(snapshot_download(checkpoint.source, allow_patterns=_COMPRESSED_REPO))
+        except (HfHubHTTPError, OSError, ValueError):
+            return checkpoint
+    elif not compressed_files(folder):
+        return checkpoint
+    check_folder(folder)
+    return Checkpoint(checkpoint.name, str(folder), True)
 
 
 def check_hub_index(checkpoint: Checkpoint) -> None:

@@ -9,6 +9,8 @@ from workbench.errors import CheckpointError
 
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+BYTES_SUFFIX = ".safetensors.znn"  # a file that ZipNN compressed as a whole
+TENSORS_SUFFIX = ".znn.safetensors"  # a file whose tensors it compressed
 
 
 def check_weight_files(folder: Path) -> None:
@@ -21,7 +23,7 @@ def check_weight_files(folder: Path) -> None:
     index, whole = folder / INDEX, folder / WHOLE
     places = read_index(index) if index.is_file() else {}
     if whole.is_file():  # which the library prefers to the shards
-        _tensor_names(whole)
+        tensor_names(whole)
         return
     if not places:
         pickled = sorted(path.name for path in folder.glob("*.bin"))
@@ -38,7 +40,7 @@ def check_weight_files(folder: Path) -> None:
             f"{folder} lacks {len(missing)} of {len(shards)} weight files, first {missing[0]}; copy them from the "
             "source of the checkpoint"
         )
-    held = {shard: _tensor_names(folder / shard) for shard in shards}
+    held = {shard: tensor_names(folder / shard) for shard in shards}
     for tensor, shard in places.items():
         if tensor not in held[shard]:
             raise CheckpointError(
@@ -63,11 +65,73 @@ def read_index(path: Path) -> dict[str, str]:
             raise CheckpointError(
                 f"{path} names {name!r}, a file outside the folder; take the checkpoint from a source you trust"
             )
-        if not name.endswith(".safetensors"):
+        if not name.endswith((".safetensors", BYTES_SUFFIX)):
             raise CheckpointError(
                 f"{path} names {name!r}; only safetensors are loaded, never pickle: convert the weights"
             )
     return dict(places)
+
+
+def plain_name(name: str) -> str | None:
+    """The safetensors file that a compressed file is of; None for a name that is no compressed file's.
+
+    >>> plain_name("model.safetensors.znn"), plain_name("model.znn.safetensors"), plain_name("model.safetensors")
+    ('model.safetensors', 'model.safetensors', None)
+    """
+    for suffix in (BYTES_SUFFIX, TENSORS_SUFFIX):
+        if name.endswith(suffix) and name != suffix:
+            return name.removesuffix(suffix) + ".safetensors"
+    return None
+
+
+def wanted_files(folder: Path) -> list[str]:
+    """Names of the plain weight files that a folder is of: those of its index, else the one whole file."""
+    index = folder / INDEX
+    if not index.is_file() or (folder / WHOLE).is_file():
+        return [WHOLE]
+    return sorted({plain_name(name) or name for name in read_index(index).values()})
+
+
+def compressed_files(folder: Path) -> dict[str, Path]:
+    """The compressed weight files of a folder by the names of the plain ones; empty where all plain ones are there.
+
+    An index may name the plain files or the compressed ones. Empty too where no file is compressed.
+
+    Raises ``CheckpointError`` where some are missing, or where only pickled weights are compressed.
+    """
+    wanted = wanted_files(folder)
+    if all((folder / name).is_file() for name in wanted):
+        return {}
+    found: dict[str, Path] = {}
+    for plain in wanted:
+        stem = plain.removesuffix(".safetensors")
+        for name in (stem + BYTES_SUFFIX, stem + TENSORS_SUFFIX):
+            if (folder / name).is_file():
+                found.setdefault(plain, folder / name)
+    missing = [name for name in wanted if name not in found]
+    if found and missing:
+        raise CheckpointError(
+            f"{folder} lacks {len(missing)} of {len(wanted)} compressed weight files, first that of {missing[0]}; copy "
+            "them from the source of the checkpoint"
+        )
+    pickled = sorted(path.name for path in folder.glob("*.bin.znn"))
+    if missing and pickled:
+        raise CheckpointError(
+            f"{folder} has compressed pickles (.bin.znn), first {pickled[0]}, which are not loaded: convert the "
+            "weights to safetensors"
+        )
+    return found
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether every weight file of a folder is there, plain or compressed."""
+    try:
+        if (folder / WHOLE).is_file() or compressed_files(folder):
+            return True
+        places = read_index(folder / INDEX) if (folder / INDEX).is_file() else {}
+    except CheckpointError:
+        return False
+    return bool(places) and all((folder / name).is_file() for name in set(places.values()))
 
 
 def check_links(folder: Path) -> None:
@@ -100,7 +164,7 @@ def check_links(folder: Path) -> None:
                 )
 
 
-def _tensor_names(path: Path) -> set[str]:
+def tensor_names(path: Path) -> set[str]:
     """Names in the header of a safetensors file, which is compared with the file's length."""
     from safetensors import SafetensorError, safe_open
 

@@ -6,16 +6,20 @@ import logging
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from workbench.cancel import Progress
+from workbench.checkpoints.cache import cache_folder, decompressed
 from workbench.checkpoints.finding import (
     PHI_IDS,
     POCKET,
     Checkpoint,
     check_hub_index,
+    fetched,
     find_checkpoint,
     load_config,
     read_pretrained,
     release_frames,
 )
+from workbench.checkpoints.weight_files import compressed_files
 from workbench.errors import CheckpointError, DoesNotFit
 from workbench.generation.known_shapes import KNOWN_SHAPES
 from workbench.generation.longrope import (
@@ -47,6 +51,8 @@ def load_generator(
     decoding: Decoding = EXACT,
 ) -> Generator:
     """Load "pocket", a Phi3 or Phimoe checkpoint folder, or a hub id; without a name the best Phi already on this disk.
+
+    Weights that ZipNN compressed are decompressed into a cache once, without loss; see docs/checkpoints.md.
 
     ``context=None`` is the original window (4,096 tokens for Phi-3.5); more selects the long regime. ``dtype=None``
     means float32 on a CPU that has room for it, else the checkpoint's own. `device` "auto" takes all GPUs, else MPS,
@@ -81,6 +87,7 @@ def load_generator(
     _check_flash(attention, device, plan.dtype)
     if not plan.fits:
         raise DoesNotFit(plan.refusal)
+    checkpoint = fetched(checkpoint)
     try:
         model, tokenizer = _load(checkpoint, config, plan.dtype, device, regime, attention)
     except BaseException as error:
@@ -137,9 +144,12 @@ def _load(
     config.sliding_window = (
         None  # as wide as the whole window in Phi-3.5; None keeps the ordinary cache
     )
+    held = _plain_weights(checkpoint)
+    elsewhere = held is not checkpoint
+    beside = {"generation_config": _generation_config(checkpoint, config)} if elsewhere else {}
     model, info = read_pretrained(
         AutoModelForCausalLM.from_pretrained,
-        checkpoint,
+        held,
         config=config,
         dtype=getattr(torch, dtype),
         device_map="auto" if spread else {"": device},
@@ -147,6 +157,7 @@ def _load(
         use_safetensors=True,
         ignore_mismatched_sizes=True,  # refused below, with the names
         output_loading_info=True,
+        **beside,
     )
     wrong = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if wrong:
@@ -165,6 +176,30 @@ def _load(
         bos_token_id=own.bos_token_id, eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id
     )
     return model.eval(), tokenizer
+
+
+def _plain_weights(checkpoint: Checkpoint) -> Checkpoint:
+    """Where transformers reads the weights: the checkpoint itself, or what the cache holds of a compressed one."""
+    folder = Path(checkpoint.source)
+    if not checkpoint.is_local or not compressed_files(folder):
+        return checkpoint
+
+    def tell(step: Progress) -> None:
+        if step.total > 1 and 0 < step.done < step.total:
+            log.warning(f"decompressed {step.done} of {step.total} files of {checkpoint.name}")
+
+    log.info(f"{checkpoint.name} is compressed; its plain weights are kept in {cache_folder()}")
+    plain = decompressed(folder, name=checkpoint.name, on_progress=tell)
+    return Checkpoint(checkpoint.name, str(plain), True)
+
+
+def _generation_config(checkpoint: Checkpoint, config: Any) -> Any:
+    """What stands beside compressed weights, or follows from the config: the cache's folder has neither."""
+    from transformers import GenerationConfig
+
+    if not (Path(checkpoint.source) / "generation_config.json").is_file():
+        return GenerationConfig.from_model_config(config)
+    return read_pretrained(lambda source, **_: GenerationConfig.from_pretrained(source), checkpoint)
 
 
 def _load_tokenizer(checkpoint: Checkpoint, config: Any) -> Any:

@@ -8,8 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from workbench.checkpoints.finding import Checkpoint, find_checkpoint, load_config
-from workbench.checkpoints.weight_files import INDEX, WHOLE, read_index
+from workbench.checkpoints.finding import (
+    Checkpoint,
+    cached_snapshot,
+    find_checkpoint,
+    load_config,
+)
+from workbench.checkpoints.weight_files import has_weights
 from workbench.generation.alternatives import with_alternatives
 from workbench.generation.known_shapes import KNOWN_SHAPES
 from workbench.generation.longrope import original_window, regime_for
@@ -116,7 +121,7 @@ def find_config(checkpoint: Checkpoint) -> tuple[Any, str]:
     """
     if checkpoint.is_local:
         return load_config(checkpoint), "its config.json"
-    if _cached(checkpoint.source, "config.json"):
+    if cached_snapshot(checkpoint.source):
         config = load_config(checkpoint, local_files_only=True)
         return config, "its config.json in the local Hugging Face cache"
     if checkpoint.name in KNOWN_SHAPES:
@@ -130,12 +135,10 @@ def is_on_disk(checkpoint: Checkpoint) -> bool:
     >>> is_on_disk(find_checkpoint("pocket"))
     True
     """
-    if checkpoint.is_local or _cached(checkpoint.source, WHOLE):
+    if checkpoint.is_local:
         return True
-    index = _cached(checkpoint.source, INDEX)
-    if index is None:
-        return False
-    return all(_cached(checkpoint.source, name) for name in set(read_index(index).values()))
+    folder = cached_snapshot(checkpoint.source)
+    return folder is not None and has_weights(folder)
 
 
 def pick_device(device: str) -> str:
@@ -147,13 +150,6 @@ def pick_device(device: str) -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def _cached(hub_id: str, name: str) -> Path | None:
-    from huggingface_hub import try_to_load_from_cache
-
-    path = try_to_load_from_cache(hub_id, name)
-    return Path(path) if isinstance(path, str) else None
 
 
 def check_device(device: str) -> None:

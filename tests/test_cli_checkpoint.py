@@ -1,0 +1,95 @@
+"""``workbench checkpoint`` as it is typed: JSON, words, exit codes; nothing is lost by a wrong command."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from workbench.cli import main
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path / "cache"))
+
+    def call(*arguments):
+        try:
+            code = main(["checkpoint", *map(str, arguments)])
+        except SystemExit as stop:
+            code = stop.code
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return call
+
+
+@pytest.fixture
+def phi(moe_folder, tmp_path):
+    shutil.copytree(moe_folder, tmp_path / "phi")
+    return tmp_path / "phi"
+
+
+def test_a_folder_goes_there_and_back(run, phi, tmp_path):
+    code, out, err = run("compress", phi, "--json")
+    found = json.loads(out)
+    assert (
+        code == 0 and found["folder"] == str(tmp_path / "phi-ZipNN") and 0.5 < found["ratio"] < 0.9
+    )
+    assert found["files"][0]["name"] == "model.safetensors.znn" and "compressing: 1 of 1" in err
+    code, out, _ = run("verify", tmp_path / "phi-ZipNN")
+    assert code == 0 and "every sha256 is that of the manifest" in out
+    code, _, _ = run("decompress", tmp_path / "phi-ZipNN", "--out", tmp_path / "again")
+    assert code == 0
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (
+        phi / "model.safetensors"
+    ).read_bytes()
+
+
+def test_a_compressed_folder_answers_and_the_cache_is_listed_and_cleaned(
+    run, phi, tmp_path, capsys
+):
+    run("compress", phi, "--in-place")
+    assert not (phi / "model.safetensors").exists()
+    assert main(["doctor", "--generator", str(phi)]) == 0
+    assert main(["route", "Which valve failed?", "--generator", str(phi), "--json"]) == 0
+    capsys.readouterr()
+    code, out, _ = run("cache", "--json")
+    (entry,) = json.loads(out)["entries"]
+    assert code == 0 and entry["name"] == "phi" and entry["is_whole"]
+    code, out, _ = run("cache")
+    assert f"{entry['key'][:12]}" in out and "holds 1" in out
+    code, out, _ = run("cache", "--clean", entry["key"][:6])
+    assert code == 0 and "held 1" in out and "removed" in out
+    assert json.loads(run("cache", "--json")[1])["entries"] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["verify", "PHI"], 4, "holds no compressed weights"),
+        (["decompress", "PHI"], 4, "holds no compressed weights"),
+        (["verify", "nowhere"], 3, "no file or folder at nowhere"),
+        (["compress", "nowhere"], 3, "no file or folder at nowhere"),
+        (["compress", "PHI/config.json"], 4, "is no plain .safetensors file"),
+        (["verify", "PHI/config.json"], 4, "is no compressed weight file"),
+        (["compress", "PHI", "--out", "PHI"], 3, "already; give another place with --out"),
+        (["compress", "PHI", "--out", "PHI/config.json"], 3, "is a file; give a folder"),
+        (["compress", "PHI", "--in-place", "--out", "x"], 2, "leave out --out"),
+        (
+            ["compress", "nobody/nothing", "--in-place"],
+            3,
+            "no such hub id in the local Hugging Face cache",
+        ),
+        (["compress", "PHI/model.safetensors", "--in-place"], 2, "--in-place is for a folder"),
+        (["cache", "--clean", "zz"], 3, "the cache holds nothing called 'zz'"),
+        (["cache", "--unused-days", "3"], 2, "give --clean too"),
+        ([], 2, "required"),
+    ],
+)
+def test_a_wrong_command_is_one_sentence_and_loses_nothing(run, phi, arguments, code, words):
+    before = {path.name: path.stat().st_mtime_ns for path in phi.iterdir()}
+    found = run(*[argument.replace("PHI", str(phi)) for argument in arguments])
+    assert found[0] == code and words in found[2], found
+    assert {path.name: path.stat().st_mtime_ns for path in phi.iterdir()} == before

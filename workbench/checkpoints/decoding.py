@@ -1,0 +1,202 @@
+"""Decompress one file in a process of its own, with limits on memory, time and disk: an untrusted file is read there.
+
+``python -m workbench.checkpoints.decoding SOURCE TARGET SECONDS BYTES`` writes TARGET and tells in lines of JSON how
+far it is. The decoder checks what it reads, and nothing is known to crash it; the process is for what is not known.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from workbench.cancel import CancelToken
+from workbench.checkpoints.compressed_files import plain_bytes, plain_size
+from workbench.errors import Cancelled, CheckpointError
+
+MEMORY_BYTES = 4 << 30  # of addresses, most of which the libraries reserve and never touch
+SLOWEST_BYTES = 2_000_000  # a second: what is slower has stopped
+START_SECONDS = 120
+_TOLD_BYTES = 64 << 20
+_POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedFile:
+    """What a decompressed file is: its size in bytes and its sha256."""
+
+    bytes: int
+    sha256: str
+
+
+def decode_file(
+    source: Path,
+    target: Path,
+    *,
+    on_bytes: Callable[[int], None] | None = None,
+    cancel: CancelToken | None = None,
+) -> DecodedFile:
+    """Decompress `source` into the new file `target`, in another process; on any failure nothing of it is left.
+
+    `on_bytes` is told now and then how many bytes are written.
+
+    Raises
+    ------
+    CheckpointError
+        The file is damaged, claims more than the disk has left, or the process ended otherwise than it should.
+    Cancelled
+        `cancel` was set.
+    """
+    expected = plain_size(source)
+    free = shutil.disk_usage(target.parent).free
+    if expected > free:
+        raise CheckpointError(
+            f"{source} takes {expected:,} bytes decompressed, and {target.parent} has {free:,} left: make room there"
+        )
+    seconds = START_SECONDS + expected // SLOWEST_BYTES
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        __name__,
+        str(source),
+        str(target),
+        str(seconds),
+        str(expected),
+    ]
+    package = Path(__file__).resolve().parents[2]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(package), os.environ.get("PYTHONPATH", "")]).rstrip(
+            os.pathsep
+        ),
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+    try:
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
+            text=True, encoding="utf-8", env=environment,
+        ) as child:  # fmt: skip
+            return _outcome(child, source, seconds, on_bytes, cancel)
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
+
+
+def _outcome(
+    child: subprocess.Popen[str],
+    source: Path,
+    seconds: int,
+    on_bytes: Callable[[int], None] | None,
+    cancel: CancelToken | None,
+) -> DecodedFile:
+    done: list[DecodedFile] = []
+    errors: list[str] = []
+    said: list[str] = []
+
+    def listen() -> None:
+        for line in child.stdout or ():
+            facts = json.loads(line)
+            if "error" in facts:
+                errors.append(facts["error"])
+            elif "sha256" in facts:
+                done.append(DecodedFile(facts["bytes"], facts["sha256"]))
+            elif on_bytes:
+                on_bytes(facts["bytes"])
+
+    readers = [
+        threading.Thread(target=listen, daemon=True),
+        threading.Thread(target=lambda: said.extend(child.stderr or ()), daemon=True),
+    ]
+    for reader in readers:
+        reader.start()
+    left = float(seconds)
+    try:
+        while child.poll() is None:
+            if cancel is not None and cancel.is_cancelled:
+                raise Cancelled(f"decompressing {source} was cancelled")
+            if left <= 0:
+                raise CheckpointError(
+                    f"{source} was not decompressed within {seconds} seconds; copy it from its source"
+                )
+            try:
+                child.wait(_POLL_SECONDS)
+            except subprocess.TimeoutExpired:
+                left -= _POLL_SECONDS
+    finally:
+        if child.poll() is None:
+            child.kill()
+        child.wait()
+        for reader in readers:
+            reader.join()
+    if errors:
+        raise CheckpointError(errors[0])
+    if child.returncode or not done:
+        last = said[-1].strip()[:200] if said else "no word"
+        raise CheckpointError(
+            f"{source} could not be decompressed: the process ended with {child.returncode} ({last}); copy it from its "
+            "source"
+        )
+    return done[0]
+
+
+def main(arguments: list[str]) -> int:
+    """The process itself."""
+    source, target = Path(arguments[0]), Path(arguments[1])
+    seconds, expected = int(arguments[2]), int(arguments[3])
+    _limit(seconds, expected)
+    digest, written, told = hashlib.sha256(), 0, 0
+    try:
+        with target.open("xb") as file:
+            for part in plain_bytes(source):
+                file.write(part)
+                digest.update(part)
+                written += len(part)
+                if written - told >= _TOLD_BYTES:
+                    told = written
+                    _tell({"bytes": written})
+            file.flush()
+            os.fsync(file.fileno())
+        if written != expected:
+            raise CheckpointError(
+                f"{source} gave {written} bytes instead of {expected}; copy it from its source"
+            )
+    except CheckpointError as error:
+        _tell({"error": str(error)})
+        return error.exit_code
+    except (OSError, MemoryError) as error:
+        _tell({"error": f"{source} could not be decompressed into {target}: {error}"})
+        return CheckpointError.exit_code
+    _tell({"bytes": written, "sha256": digest.hexdigest()})
+    return 0
+
+
+def _limit(seconds: int, expected: int) -> None:
+    """Limits that the operating system keeps, where it has them."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    for what, limit in (
+        (resource.RLIMIT_AS, MEMORY_BYTES),
+        (resource.RLIMIT_CPU, seconds),
+        (resource.RLIMIT_FSIZE, expected),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        resource.setrlimit(what, (limit, limit))
+
+
+def _tell(facts: dict[str, object]) -> None:
+    print(json.dumps(facts), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

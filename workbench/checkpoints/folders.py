@@ -1,0 +1,363 @@
+"""Model folders and weight files ↔ their ZipNN-compressed form, without loss: written, read back and compared.
+
+Nothing is overwritten. A run that was interrupted goes on where it stopped: what the manifest lists is done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from workbench.cancel import CancelToken, OnProgress, Progress
+from workbench.checkpoints.cache import check_plain
+from workbench.checkpoints.compressed_files import compressed_bytes, main_dtype, plain_size
+from workbench.checkpoints.decoding import decode_file
+from workbench.checkpoints.manifests import NAME, ManifestEntry, read_manifest, write_manifest
+from workbench.checkpoints.weight_files import (
+    BYTES_SUFFIX,
+    INDEX,
+    WHOLE,
+    check_links,
+    check_weight_files,
+    compressed_files,
+    plain_name,
+    read_index,
+    tensor_names,
+    wanted_files,
+)
+from workbench.errors import CheckpointError, InputError
+from workbench.store import sha256_file, write_atomic
+
+_WEIGHTS = (
+    ".safetensors",
+    BYTES_SUFFIX,
+    ".bin",
+    ".bin.znn",
+    ".pt",
+    ".pth",
+    ".h5",
+    ".msgpack",
+    ".ckpt",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FileReport:
+    """One weight file: its compressed and plain bytes and sha256, and whether both were compared with a manifest."""
+
+    name: str
+    bytes: int
+    sha256: str
+    plain_bytes: int
+    plain_sha256: str
+    is_verified: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CompressionReport:
+    """What was done to the weight files of a folder; ``folder`` is where the result lies."""
+
+    folder: str
+    files: tuple[FileReport, ...]
+
+    @property
+    def ratio(self) -> float:
+        """Compressed bytes over plain ones."""
+        return sum(file.bytes for file in self.files) / sum(file.plain_bytes for file in self.files)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON takes it."""
+        return {**asdict(self), "ratio": self.ratio}
+
+    def __str__(self) -> str:
+        plain, held = (
+            sum(file.plain_bytes for file in self.files),
+            sum(file.bytes for file in self.files),
+        )
+        unsure = [file.name for file in self.files if not file.is_verified]
+        told = (
+            f"{len(unsure)} of {len(self.files)} files are in no manifest, which alone could tell if they are whole"
+            if unsure
+            else "every sha256 is that of the manifest"
+        )
+        return (
+            f"{self.folder}: {held:,} bytes compressed, {plain:,} plain ({self.ratio:.1%}); {told}"
+        )
+
+
+def compress_checkpoint(
+    path: Path,
+    out: Path | None = None,
+    *,
+    on_progress: OnProgress | None = None,
+    cancel: CancelToken | None = None,
+) -> CompressionReport:
+    """Compress a model folder into a new one beside it (NAME-ZipNN, or `out`), or a .safetensors file beside itself.
+
+    The new folder is a whole checkpoint: the index names the compressed files, and every other file is copied but for
+    weights in other formats. Each file is decompressed again and compared before it is listed in the manifest.
+
+    Raises
+    ------
+    CheckpointError
+        The folder or file is no whole checkpoint in safetensors.
+    InputError
+        The place to write to holds something else.
+    Cancelled
+        `cancel` was set; a later call goes on.
+    """
+    sources = plain_sources(path)
+    home = path.parent if path.is_file() else out or path.with_name(path.name + "-ZipNN")
+    if path.is_file() and out is not None:
+        home = out
+    _check_home(home, {compressed_name(one.name) for one in sources}, is_file=path.is_file())
+    home.mkdir(parents=True, exist_ok=True)
+    entries = read_manifest(home)
+    report = []
+    for number, source in enumerate(sources):
+        _step(on_progress, cancel, "compressing", number, len(sources))
+        target = home / compressed_name(source.name)
+        entry = entries.get(target.name)
+        if entry is None or not is_done(target, entry, source):
+            entry = compress_file(source, target, cancel=cancel)
+            entries[target.name] = entry
+            write_manifest(home, entries)
+        report.append(FileReport(target.name, **asdict(entry), is_verified=True))
+    _step(on_progress, None, "compressing", len(sources), len(sources))
+    if path.is_dir():
+        _copy_others(path, home)
+        _write_index(path, home, {one.name: compressed_name(one.name) for one in sources})
+    return CompressionReport(str(home), tuple(report))
+
+
+def compress_file(
+    source: Path, target: Path, *, cancel: CancelToken | None = None
+) -> ManifestEntry:
+    """Compress one safetensors file into the new file `target`, and compare what it gives with `source`."""
+    part = target.with_name(f".{target.name}.part")
+    plain, compressed, plain_count, count = hashlib.sha256(), hashlib.sha256(), 0, 0
+    try:
+        kind = main_dtype(source)
+        with source.open("rb") as reader, part.open("wb") as writer:
+            for size, stream in compressed_bytes(source, kind):
+                if cancel is not None:
+                    cancel.raise_if_cancelled("compressing")
+                plain.update(reader.read(size))
+                compressed.update(stream)
+                writer.write(stream)
+                plain_count, count = plain_count + size, count + len(stream)
+            writer.flush()
+            os.fsync(writer.fileno())
+        entry = ManifestEntry(count, compressed.hexdigest(), plain_count, plain.hexdigest())
+        _verify_file(part, target.name, entry, cancel)
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+    return entry
+
+
+def decompress_checkpoint(
+    path: Path,
+    out: Path | None = None,
+    *,
+    on_progress: OnProgress | None = None,
+    cancel: CancelToken | None = None,
+) -> CompressionReport:
+    """Decompress a folder into a new one beside it (its name without -ZipNN, else NAME-plain, or `out`), or one file.
+
+    Raises as :func:`compress_checkpoint`, and ``CheckpointError`` for a file that is not what its manifest says.
+    """
+    sources, folder = _compressed_sources(path)
+    manifest = read_manifest(folder)
+    if path.is_file():
+        home = out or path.parent
+    else:
+        bare = path.name.removesuffix("-ZipNN")
+        home = out or path.with_name(bare if bare != path.name else path.name + "-plain")
+    _check_home(home, set(sources), is_file=path.is_file(), may_go_on=False)
+    home.mkdir(parents=True, exist_ok=True)
+    report = []
+    for number, (plain, source) in enumerate(sorted(sources.items())):
+        _step(on_progress, cancel, "decompressing", number, len(sources))
+        told = manifest.get(source.name)
+        sha256 = _check_source(source, told)
+        part = home / f".{plain}.part"
+        part.unlink(missing_ok=True)
+        try:
+            found = decode_file(source, part, cancel=cancel)
+            check_plain(source, found, told)
+            tensor_names(part)
+            os.replace(part, home / plain)
+        finally:
+            part.unlink(missing_ok=True)
+        report.append(
+            FileReport(
+                source.name,
+                source.stat().st_size,
+                sha256,
+                found.bytes,
+                found.sha256,
+                told is not None,
+            )
+        )
+    _step(on_progress, None, "decompressing", len(sources), len(sources))
+    if path.is_dir():
+        _copy_others(path, home)
+        _write_index(path, home, {one.name: plain for plain, one in sources.items()})
+        check_weight_files(home)
+    return CompressionReport(str(home), tuple(report))
+
+
+def verify_checkpoint(
+    path: Path, *, on_progress: OnProgress | None = None, cancel: CancelToken | None = None
+) -> CompressionReport:
+    """Decompress every compressed file of a folder, or one file, to nowhere, and compare all with the manifest.
+
+    Without a manifest only what ZipNN's headers and safetensors' own say is compared: the report tells which files.
+    """
+    sources, folder = _compressed_sources(path)
+    manifest = read_manifest(folder)
+    report = []
+    for number, (_, source) in enumerate(sorted(sources.items())):
+        _step(on_progress, cancel, "verifying", number, len(sources))
+        told = manifest.get(source.name)
+        sha256 = _check_source(source, told)
+        size = source.stat().st_size
+        entry = told or ManifestEntry(size, sha256, plain_size(source), "")
+        found = _verify_file(source, source.name, entry, cancel)
+        report.append(
+            FileReport(source.name, size, sha256, entry.plain_bytes, found, told is not None)
+        )
+    _step(on_progress, None, "verifying", len(sources), len(sources))
+    return CompressionReport(str(folder), tuple(report))
+
+
+def _verify_file(source: Path, name: str, told: ManifestEntry, cancel: CancelToken | None) -> str:
+    """Decompress a file into a temporary one beside it; sha256 of what it gives, which is compared if told."""
+    with tempfile.TemporaryDirectory(dir=source.parent, prefix=".verify-") as beside:
+        # the form is told by the name
+        linked = Path(beside) / name
+        linked.symlink_to(source.resolve())
+        found = decode_file(linked, Path(beside) / "plain.safetensors", cancel=cancel)
+        tensor_names(Path(beside) / "plain.safetensors")
+    if told.plain_sha256:
+        check_plain(source.with_name(name), found, told)
+    return found.sha256
+
+
+def _check_source(source: Path, told: ManifestEntry | None) -> str:
+    found = sha256_file(source)
+    if told is not None and (told.bytes, told.sha256) != (source.stat().st_size, found):
+        raise CheckpointError(
+            f"{source} differs from the sha256 of its manifest; copy both from their source"
+        )
+    return found
+
+
+def plain_sources(path: Path) -> list[Path]:
+    """The plain weight files of a whole checkpoint in safetensors, or the one file that is named; else an error."""
+    if path.is_file():
+        if not path.name.endswith(".safetensors") or plain_name(path.name):
+            raise CheckpointError(
+                f"{path} is no plain .safetensors file; only those are compressed"
+            )
+        return [path]
+    if not path.is_dir():
+        raise InputError(f"no file or folder at {path}")
+    check_links(path)
+    if compressed_files(path):
+        raise CheckpointError(
+            f"{path} is compressed already; see: workbench checkpoint verify {path}"
+        )
+    check_weight_files(path)
+    return [path / name for name in wanted_files(path)]
+
+
+def _compressed_sources(path: Path) -> tuple[dict[str, Path], Path]:
+    """Compressed files by the names of the plain ones, and the folder where their manifest is."""
+    if path.is_file():
+        plain = plain_name(path.name)
+        if plain is None:
+            raise CheckpointError(
+                f"{path} is no compressed weight file; their names end with .safetensors.znn or .znn.safetensors"
+            )
+        return {plain: path}, path.parent
+    if not path.is_dir():
+        raise InputError(f"no file or folder at {path}")
+    check_links(path)
+    found = compressed_files(path)
+    if not found:
+        raise CheckpointError(
+            f"{path} holds no compressed weights (.safetensors.znn, .znn.safetensors); nothing to decompress"
+        )
+    return found, path
+
+
+def compressed_name(name: str) -> str:
+    """What a safetensors file is called when it is compressed as a whole."""
+    return name.removesuffix(".safetensors") + BYTES_SUFFIX
+
+
+def _check_home(home: Path, names: set[str], *, is_file: bool, may_go_on: bool = True) -> None:
+    """Refuse to write over anything; a folder that an interrupted run left with its manifest is gone on with."""
+    if home.is_file():
+        raise InputError(f"{home} is a file; give a folder with --out")
+    if not home.is_dir():
+        return
+    listed = set(read_manifest(home)) if may_go_on else set()
+    there = {path.name for path in home.iterdir() if not path.name.startswith(".")}
+    in_the_way = (there & names) - listed if is_file or listed else there
+    if in_the_way:
+        raise InputError(
+            f"{home} holds {sorted(in_the_way)[0]} already; give another place with --out, or remove it"
+        )
+
+
+def is_done(target: Path, entry: ManifestEntry, source: Path) -> bool:
+    """Whether an earlier run has made `target` of this very source."""
+    if not target.is_file() or target.stat().st_size != entry.bytes:
+        return False
+    if source.stat().st_size != entry.plain_bytes or sha256_file(source) != entry.plain_sha256:
+        raise InputError(
+            f"{target} was made of another {source.name}; remove it, or give another place with --out"
+        )
+    return sha256_file(target) == entry.sha256
+
+
+def _copy_others(source: Path, home: Path) -> None:
+    """Copy what is no weight file: config, tokenizer, licence. Links of a model folder were checked before."""
+    for path in sorted(source.iterdir()):
+        is_weight = path.name.endswith(_WEIGHTS) or path.name in (INDEX, NAME)
+        if (
+            path.is_file()
+            and not is_weight
+            and not path.name.startswith(".")
+            and not (home / path.name).exists()
+        ):
+            shutil.copyfile(path, home / path.name)
+
+
+def _write_index(source: Path, home: Path, names: dict[str, str]) -> None:
+    """The index of the new folder: the old one with the new names of the files."""
+    path = source / INDEX
+    if not path.is_file() or (source / WHOLE).is_file():
+        return
+    raw = json.loads(path.read_text("utf-8"))
+    places = read_index(path)
+    raw["weight_map"] = {tensor: names.get(name, name) for tensor, name in places.items()}
+    write_atomic(home / INDEX, json.dumps(raw, indent=2).encode() + b"\n")
+
+
+def _step(
+    on_progress: OnProgress | None, cancel: CancelToken | None, stage: str, done: int, total: int
+) -> None:
+    if cancel is not None:
+        cancel.raise_if_cancelled(stage)
+    if on_progress:
+        on_progress(Progress(stage, done, total))

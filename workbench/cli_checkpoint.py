@@ -1,0 +1,123 @@
+"""``workbench checkpoint``: weights compressed by ZipNN, decompressed and verified, and the cache of plain ones."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.errors import InputError
+
+if TYPE_CHECKING:
+    from workbench.checkpoints.folders import CompressionReport
+
+Result = dict[str, Any]
+
+
+def add_checkpoint_verbs(checkpoint: argparse.ArgumentParser) -> None:
+    """The verbs below ``workbench checkpoint``, each with its options."""
+    verbs = checkpoint.add_subparsers(dest="checkpoint_verb", required=True, metavar="VERB")
+
+    def verb(name: str, what: str) -> argparse.ArgumentParser:
+        made: argparse.ArgumentParser = verbs.add_parser(name, help=what, description=what)
+        made.add_argument("--json", action="store_true", help="one JSON object on stdout")
+        return made
+
+    compress = verb(
+        "compress",
+        "a model folder or .safetensors file, without loss, to about two thirds in bfloat16",
+    )
+    compress.add_argument(
+        "path",
+        metavar="PATH",
+        help="a folder, a file, or with --in-place a hub id in the local cache",
+    )
+    decompress = verb("decompress", "compressed weights, to the files they were")
+    decompress.add_argument("path", metavar="PATH", help="a folder or a file")
+    verify = verb(
+        "verify", "that compressed weights are what their manifest says, and give what it says"
+    )
+    verify.add_argument("path", metavar="PATH", help="a folder or a file")
+    for made in (compress, decompress):
+        made.add_argument("--out", metavar="DIR", help="where to write (default: beside PATH)")
+    compress.add_argument(
+        "--in-place",
+        action="store_true",
+        help="remove the plain files when all are compressed and compared",
+    )
+    cache = verb("cache", "plain weights of compressed checkpoints that were loaded")
+    cache.add_argument("--clean", nargs="*", metavar="KEY", help="remove these, or all")
+    cache.add_argument(
+        "--unused-days",
+        type=float,
+        metavar="N",
+        help="with --clean: only what was not loaded for so long",
+    )
+
+
+def run_checkpoint(
+    arguments: argparse.Namespace, on_progress: Callable[[Any], None]
+) -> tuple[Result, str]:
+    """The JSON object and the text of one verb."""
+    from workbench.checkpoints.folders import verify_checkpoint
+
+    if arguments.checkpoint_verb == "cache":
+        return _cache(arguments)
+    path = Path(arguments.path).expanduser()
+    if arguments.checkpoint_verb == "verify":
+        report = verify_checkpoint(path, on_progress=on_progress)
+        return report.to_dict(), str(report)
+    out = Path(arguments.out).expanduser() if arguments.out else None
+    report = _written(arguments, path, out, on_progress)
+    return report.to_dict(), str(report)
+
+
+def _written(
+    arguments: argparse.Namespace, path: Path, out: Path | None, on_progress: Callable[[Any], None]
+) -> CompressionReport:
+    from workbench.checkpoints.finding import cached_snapshot
+    from workbench.checkpoints.folders import compress_checkpoint, decompress_checkpoint
+    from workbench.checkpoints.in_place import compress_in_place
+
+    if arguments.checkpoint_verb == "decompress":
+        return decompress_checkpoint(path, out, on_progress=on_progress)
+    if not arguments.in_place:
+        return compress_checkpoint(path, out, on_progress=on_progress)
+    if out is not None:
+        raise ValueError("--in-place writes where the weights lie: leave out --out")
+    if not path.exists():
+        snapshot = cached_snapshot(arguments.path) if arguments.path.count("/") == 1 else None
+        if snapshot is None:
+            raise InputError(
+                f"no folder {path}, and no such hub id in the local Hugging Face cache"
+            )
+        path = snapshot
+    if not path.is_dir():
+        raise ValueError(
+            "--in-place is for a folder: leave it out to compress a file beside itself"
+        )
+    return compress_in_place(path, on_progress=on_progress)
+
+
+def _cache(arguments: argparse.Namespace) -> tuple[Result, str]:
+    from workbench.checkpoints.cache import cache_folder, clean_cache, list_cache
+
+    if arguments.clean is None:
+        if arguments.unused_days is not None:
+            raise ValueError("--unused-days says what to clean: give --clean too")
+        found, verb = list_cache(), "holds"
+    else:
+        found, verb = clean_cache(tuple(arguments.clean), unused_days=arguments.unused_days), "held"
+    result = {"folder": str(cache_folder()), "entries": [asdict(one) for one in found]}
+    lines = [
+        f"{one.key[:12]}  {one.bytes / 1e9:8.2f} GB  {one.name}{'' if one.is_whole else ' (not whole)'}, "
+        f"from {one.source}"
+        for one in found
+    ]
+    total = sum(one.bytes for one in found) / 1e9
+    removed = ", removed" if arguments.clean is not None else ""
+    return result, "\n".join(
+        [f"{cache_folder()} {verb} {len(found)} ({total:.2f} GB){removed}", *lines]
+    )
