@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -99,6 +100,14 @@ def test_what_cannot_be_shorter_is_left_as_it_is():
 def test_a_block_has_its_largest_size(size):
     with pytest.raises(ValueError, match="a block holds 1 to 131072 bytes"):
         encode_block(np.zeros(size, np.uint8))
+
+
+def test_threads_decode_beside_each_other():
+    plains = [drawn("exponents", LARGEST, seed) for seed in range(6)]
+    blocks = [encode_block(plain) for plain in plains]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda n: decode_block(blocks[n % 6], LARGEST), range(300)))
+    assert all(np.array_equal(one, plains[n % 6]) for n, one in enumerate(found))
 
 
 def test_damaged_blocks_give_bytes_of_the_size_or_a_sentence():

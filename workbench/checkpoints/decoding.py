@@ -13,7 +13,9 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -156,7 +158,7 @@ def main(arguments: list[str]) -> int:
     digest, written, told = hashlib.sha256(), 0, 0
     try:
         with target.open("xb") as file:
-            for part in plain_bytes(source):
+            for part in _ahead(plain_bytes(source)):
                 file.write(part)
                 digest.update(part)
                 written += len(part)
@@ -177,6 +179,15 @@ def main(arguments: list[str]) -> int:
         return CheckpointError.exit_code
     _tell({"bytes": written, "sha256": digest.hexdigest()})
     return 0
+
+
+def _ahead(parts: Iterator[bytes]) -> Iterator[bytes]:
+    """The same parts, the next two decoded on another thread while one is written."""
+    with ThreadPoolExecutor(1) as thread:
+        waiting = deque(thread.submit(next, parts, None) for _ in range(2))
+        while (part := waiting.popleft().result()) is not None:
+            waiting.append(thread.submit(next, parts, None))
+            yield part
 
 
 def _limit(seconds: int, expected: int) -> None:

@@ -7,8 +7,8 @@ own does not. No library writes bare blocks, so they are written here, with NumP
 
 from __future__ import annotations
 
-import functools
 import struct
+import threading
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from workbench.checkpoints.huffman_description import describe_weights
 LARGEST = 1 << 17  # bytes that one block may hold
 _LONGEST_CODE = 11  # bits
 _WORD = 64
+_own = threading.local()
 
 
 def decode_block(block: bytes | memoryview, size: int) -> NDArray[np.uint8]:
@@ -85,11 +86,14 @@ def encode_block(plain: NDArray[np.uint8]) -> bytes | None:
     return block if len(block) < 0.95 * size else None
 
 
-@functools.cache
 def _decompressor() -> Any:
+    """One for each thread: two threads in one decompressor write over each other's memory."""
     import zstandard
 
-    return zstandard.ZstdDecompressor(max_window_size=LARGEST)
+    found = getattr(_own, "decompressor", None)
+    if found is None:
+        found = _own.decompressor = zstandard.ZstdDecompressor(max_window_size=LARGEST)
+    return found
 
 
 def _as_frame(block: bytes, size: int) -> bytes:
