@@ -37,7 +37,7 @@ def test_a_folder_goes_there_and_back(run, phi, tmp_path):
     assert (
         code == 0 and found["folder"] == str(tmp_path / "phi-ZipNN") and 0.5 < found["ratio"] < 0.9
     )
-    assert found["files"][0]["name"] == "model.safetensors.znn" and "compressing: 1 of 1" in err
+    assert found["files"][0]["name"] == "model.safetensors.znn" and "compressing" in err
     code, out, _ = run("verify", tmp_path / "phi-ZipNN")
     assert code == 0 and "every sha256 is that of the manifest" in out
     code, _, _ = run("decompress", tmp_path / "phi-ZipNN", "--out", tmp_path / "again")
@@ -63,6 +63,15 @@ def test_a_compressed_folder_answers_and_the_cache_is_listed_and_cleaned(
     code, out, _ = run("cache", "--clean", entry["key"][:6])
     assert code == 0 and "held 1" in out and "removed" in out
     assert json.loads(run("cache", "--json")[1])["entries"] == []
+
+
+def test_a_place_that_cannot_be_written_to_is_one_sentence(run, phi, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied", "/there")
+
+    monkeypatch.setattr("workbench.checkpoints.folders.compress_file", refuse)
+    code, _, err = run("compress", phi)
+    assert code == 3 and "workbench: /there: Permission denied" in err
 
 
 @pytest.mark.parametrize(

@@ -367,7 +367,7 @@ def _route(arguments: argparse.Namespace) -> tuple[Result, str]:
 
 
 def _checkpoint(arguments: argparse.Namespace) -> tuple[Result, str]:
-    return run_checkpoint(arguments, _progress)
+    return run_checkpoint(arguments)
 
 
 def _summarize(arguments: argparse.Namespace) -> tuple[Result, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.errors import InputError
 
 if TYPE_CHECKING:
+    from workbench.cancel import OnProgress, Progress
     from workbench.checkpoints.folders import CompressionReport
 
 Result = dict[str, Any]
@@ -57,25 +58,35 @@ def add_checkpoint_verbs(checkpoint: argparse.ArgumentParser) -> None:
     )
 
 
-def run_checkpoint(
-    arguments: argparse.Namespace, on_progress: Callable[[Any], None]
-) -> tuple[Result, str]:
-    """The JSON object and the text of one verb."""
+def run_checkpoint(arguments: argparse.Namespace) -> tuple[Result, str]:
+    """The JSON object and the text of one verb; a bar on stderr tells how far it is."""
+    from tqdm import tqdm
+
     from workbench.checkpoints.folders import verify_checkpoint
 
     if arguments.checkpoint_verb == "cache":
         return _cache(arguments)
     path = Path(arguments.path).expanduser()
-    if arguments.checkpoint_verb == "verify":
-        report = verify_checkpoint(path, on_progress=on_progress)
-        return report.to_dict(), str(report)
-    out = Path(arguments.out).expanduser() if arguments.out else None
-    report = _written(arguments, path, out, on_progress)
+    with tqdm(unit="B", unit_scale=True, file=sys.stderr, leave=False) as bar:
+
+        def show(step: Progress) -> None:
+            bar.total = step.total
+            bar.set_description(step.stage, refresh=False)
+            bar.update(step.done - bar.n)
+
+        try:
+            if arguments.checkpoint_verb == "verify":
+                report = verify_checkpoint(path, on_progress=show)
+            else:
+                out = Path(arguments.out).expanduser() if arguments.out else None
+                report = _written(arguments, path, out, show)
+        except OSError as error:  # a folder that cannot be written to, a disk that is full
+            raise InputError(f"{error.filename or path}: {error.strerror}") from error
     return report.to_dict(), str(report)
 
 
 def _written(
-    arguments: argparse.Namespace, path: Path, out: Path | None, on_progress: Callable[[Any], None]
+    arguments: argparse.Namespace, path: Path, out: Path | None, on_progress: OnProgress
 ) -> CompressionReport:
     from workbench.checkpoints.finding import cached_snapshot
     from workbench.checkpoints.folders import compress_checkpoint, decompress_checkpoint

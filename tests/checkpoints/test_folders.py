@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -76,7 +77,8 @@ def test_a_folder_is_compressed_into_a_whole_checkpoint(sharded, tmp_path):
     assert "training.bin" not in names and not any(name.endswith(".safetensors") for name in names)
     places = json.loads((home / INDEX).read_text())["weight_map"]
     assert set(places.values()) == {file.name for file in report.files}
-    assert steps[-1].done == steps[-1].total == len(report.files)
+    assert steps[-1].done == steps[-1].total == sum(file.plain_bytes for file in report.files)
+    assert [step.done for step in steps] == sorted(step.done for step in steps)
     for file in report.files:
         assert file.sha256 == sha256_file(home / file.name)
         assert file.plain_sha256 == sha256_file(source / file.name.removesuffix(".znn"))
@@ -257,11 +259,11 @@ def test_nothing_is_written_over_and_an_interrupted_run_goes_on(sharded, tmp_pat
     cancel, made = CancelToken(), []
     compress = folders.compress_file
 
-    def then_stop(source, target, **options):
+    def then_stop(source, target, *, on_bytes, **_):
         made.append(source.name)
         if len(made) == 2:
             cancel.cancel()
-        return compress(source, target)
+        return compress(source, target, on_bytes=on_bytes)
 
     monkeypatch.setattr(folders, "compress_file", then_stop)
     with pytest.raises(Cancelled):
@@ -280,6 +282,27 @@ def test_nothing_is_written_over_and_an_interrupted_run_goes_on(sharded, tmp_pat
     with pytest.raises(InputError, match=r"holds .* already"):
         decompress_checkpoint(home, sharded)
     assert (tmp_path / "full" / "notes.md").read_text() == "mine"
+
+
+def test_a_decompression_that_fails_leaves_nothing_and_can_be_done_again(compressed, tmp_path):
+    path = sorted(compressed.glob("*.znn"))[-1]
+    good = path.read_bytes()
+    path.write_bytes(good[:-9])
+    with pytest.raises(CheckpointError):
+        decompress_checkpoint(compressed)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["phi-ZipNN"]
+    path.write_bytes(good)
+    (tmp_path / "phi").mkdir()  # empty: nothing is lost
+    decompress_checkpoint(compressed)
+    assert len(shards(tmp_path / "phi")) == len(list(compressed.glob("*.znn")))
+
+
+def test_a_folder_may_be_named_from_within(compressed, tmp_path, monkeypatch):
+    monkeypatch.chdir(compressed)
+    assert decompress_checkpoint(Path(".")).folder == str(tmp_path / "phi")
+    monkeypatch.chdir(tmp_path / "phi")
+    with pytest.raises(InputError, match="holds"):
+        compress_checkpoint(Path("."), compressed.with_name("phi"))
 
 
 def test_going_on_with_another_checkpoint_is_refused(sharded, compressed, tmp_path):

@@ -9,16 +9,21 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from workbench.cancel import CancelToken, OnProgress, Progress
+from workbench.cancel import CancelToken, OnProgress
+from workbench.checkpoints.compressed_files import plain_size
 from workbench.checkpoints.decoding import DecodedFile, decode_file
 from workbench.checkpoints.manifests import ManifestEntry, read_manifest
+from workbench.checkpoints.meter import Meter
 from workbench.checkpoints.weight_files import (
     INDEX,
     check_weight_files,
@@ -32,6 +37,7 @@ from workbench.store import sha256_bytes, sha256_file, write_atomic
 
 _ENTRY = "entry.json"
 _SEEN = "seen.json"
+_TEMPORARY = ".temporary-"
 _DAY_SECONDS = 86_400
 
 
@@ -88,17 +94,15 @@ def decompressed(
         home.mkdir(exist_ok=True)
         entry = _read_entry(home)
         entry |= {"name": name, "source": str(folder), "wanted": sorted(sums)}
-        for number, (plain, path) in enumerate(sorted(sources.items())):
-            if on_progress:
-                on_progress(Progress("decompressing", number, len(sources)))
-            if cancel is not None:
-                cancel.raise_if_cancelled("decompressing")
+        sizes = {plain: plain_size(path) for plain, path in sources.items()}
+        meter = Meter("decompressing", sum(sizes.values()), on_progress, cancel)
+        for plain, path in sorted(sources.items()):
+            meter.check()
             if not _is_there(home / plain, entry["files"].get(plain)):
-                _decompress(path, home / plain, manifest.get(path.name), cancel)
+                _decompress(path, home / plain, manifest.get(path.name), meter, cancel)
                 entry["files"][plain] = _told(home / plain, sums[plain])
                 _write_entry(home, entry)
-        if on_progress:
-            on_progress(Progress("decompressing", len(sources), len(sources)))
+            meter.finish(sizes[plain])
         if (folder / INDEX).is_file():
             _write_plain_index(folder / INDEX, home / INDEX)
         _write_entry(home, entry)  # also the time of its last use
@@ -106,10 +110,24 @@ def decompressed(
     return home
 
 
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder in the cache for what is large and soon removed; what a killed process left there goes after a day."""
+    root = cache_folder()
+    root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for old in root.glob(f"{_TEMPORARY}*"):
+        if time.time() - old.stat().st_mtime > _DAY_SECONDS:
+            shutil.rmtree(old, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=root, prefix=_TEMPORARY) as name:
+        yield Path(name)
+
+
 def list_cache() -> tuple[CachedCheckpoint, ...]:
     """What the cache holds, the last used first."""
     root, found = cache_folder(), []
-    for home in root.glob("*/") if root.is_dir() else ():
+    for home in root.iterdir() if root.is_dir() else ():
+        if home.name.startswith(".") or not home.is_dir():
+            continue
         entry = _read_entry(home)
         wanted = entry.get("wanted", [])
         is_whole = bool(wanted) and all(
@@ -184,12 +202,16 @@ def _checked_sum(path: Path, manifest: dict[str, ManifestEntry], root: Path) -> 
 
 
 def _decompress(
-    source: Path, target: Path, told: ManifestEntry | None, cancel: CancelToken | None
+    source: Path,
+    target: Path,
+    told: ManifestEntry | None,
+    meter: Meter,
+    cancel: CancelToken | None,
 ) -> None:
     part = target.with_name(f".{target.name}.part")
     part.unlink(missing_ok=True)
     try:
-        check_plain(source, decode_file(source, part, cancel=cancel), told)
+        check_plain(source, decode_file(source, part, on_bytes=meter.at, cancel=cancel), told)
         tensor_names(part)
         os.replace(part, target)
     finally:

@@ -9,16 +9,17 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from workbench.cancel import CancelToken, OnProgress, Progress
-from workbench.checkpoints.cache import check_plain
+from workbench.cancel import CancelToken, OnProgress
+from workbench.checkpoints.cache import check_plain, temporary_folder
 from workbench.checkpoints.compressed_files import compressed_bytes, main_dtype, plain_size
 from workbench.checkpoints.decoding import decode_file
 from workbench.checkpoints.manifests import NAME, ManifestEntry, read_manifest, write_manifest
+from workbench.checkpoints.meter import Meter
 from workbench.checkpoints.weight_files import (
     BYTES_SUFFIX,
     INDEX,
@@ -113,23 +114,24 @@ def compress_checkpoint(
         `cancel` was set; a later call goes on.
     """
     sources = plain_sources(path)
-    home = path.parent if path.is_file() else out or path.with_name(path.name + "-ZipNN")
-    if path.is_file() and out is not None:
-        home = out
+    place = path.resolve()
+    beside = place.parent if path.is_file() else place.with_name(place.name + "-ZipNN")
+    home = beside if out is None else out
     _check_home(home, {compressed_name(one.name) for one in sources}, is_file=path.is_file())
     home.mkdir(parents=True, exist_ok=True)
     entries = read_manifest(home)
     report = []
-    for number, source in enumerate(sources):
-        _step(on_progress, cancel, "compressing", number, len(sources))
+    meter = Meter("compressing", sum(one.stat().st_size for one in sources), on_progress, cancel)
+    for source in sources:
+        meter.check()
         target = home / compressed_name(source.name)
         entry = entries.get(target.name)
         if entry is None or not is_done(target, entry, source):
-            entry = compress_file(source, target, cancel=cancel)
+            entry = compress_file(source, target, on_bytes=meter.at, cancel=cancel)
             entries[target.name] = entry
             write_manifest(home, entries)
         report.append(FileReport(target.name, **asdict(entry), is_verified=True))
-    _step(on_progress, None, "compressing", len(sources), len(sources))
+        meter.finish(entry.plain_bytes)
     if path.is_dir():
         _copy_others(path, home)
         _write_index(path, home, {one.name: compressed_name(one.name) for one in sources})
@@ -137,10 +139,17 @@ def compress_checkpoint(
 
 
 def compress_file(
-    source: Path, target: Path, *, cancel: CancelToken | None = None
+    source: Path,
+    target: Path,
+    *,
+    on_bytes: Callable[[int], None] | None = None,
+    cancel: CancelToken | None = None,
 ) -> ManifestEntry:
-    """Compress one safetensors file into the new file `target`, and compare what it gives with `source`."""
-    part = target.with_name(f".{target.name}.part")
+    """Compress one safetensors file into the new file `target`, and compare what it gives with `source`.
+
+    `on_bytes` is told how many bytes of `source` are compressed.
+    """
+    part = target.with_name(f".part-{target.name}")
     plain, compressed, plain_count, count = hashlib.sha256(), hashlib.sha256(), 0, 0
     try:
         kind = main_dtype(source)
@@ -152,10 +161,12 @@ def compress_file(
                 compressed.update(stream)
                 writer.write(stream)
                 plain_count, count = plain_count + size, count + len(stream)
+                if on_bytes:
+                    on_bytes(plain_count)
             writer.flush()
             os.fsync(writer.fileno())
         entry = ManifestEntry(count, compressed.hexdigest(), plain_count, plain.hexdigest())
-        _verify_file(part, target.name, entry, cancel)
+        _verify_file(part, entry, None, cancel)
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)
@@ -174,43 +185,37 @@ def decompress_checkpoint(
     Raises as :func:`compress_checkpoint`, and ``CheckpointError`` for a file that is not what its manifest says.
     """
     sources, folder = _compressed_sources(path)
-    manifest = read_manifest(folder)
-    if path.is_file():
-        home = out or path.parent
-    else:
-        bare = path.name.removesuffix("-ZipNN")
-        home = out or path.with_name(bare if bare != path.name else path.name + "-plain")
+    manifest, place = read_manifest(folder), path.resolve()
+    bare = place.name.removesuffix("-ZipNN")
+    beside = place.with_name(bare if bare != place.name else place.name + "-plain")
+    home = out or (place.parent if path.is_file() else beside)
     _check_home(home, set(sources), is_file=path.is_file(), may_go_on=False)
-    home.mkdir(parents=True, exist_ok=True)
+    meter = _plain_meter("decompressing", sources, on_progress, cancel)
+    fresh = home.with_name(f".part-{home.name}")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
     report = []
-    for number, (plain, source) in enumerate(sorted(sources.items())):
-        _step(on_progress, cancel, "decompressing", number, len(sources))
-        told = manifest.get(source.name)
-        sha256 = _check_source(source, told)
-        part = home / f".{plain}.part"
-        part.unlink(missing_ok=True)
-        try:
-            found = decode_file(source, part, cancel=cancel)
+    try:
+        for plain, source in sorted(sources.items()):
+            meter.check()
+            told = manifest.get(source.name)
+            sha256 = _check_source(source, told)
+            found = decode_file(source, fresh / plain, on_bytes=meter.at, cancel=cancel)
             check_plain(source, found, told)
-            tensor_names(part)
-            os.replace(part, home / plain)
-        finally:
-            part.unlink(missing_ok=True)
-        report.append(
-            FileReport(
-                source.name,
-                source.stat().st_size,
-                sha256,
-                found.bytes,
-                found.sha256,
-                told is not None,
+            tensor_names(fresh / plain)
+            size = source.stat().st_size
+            is_known = told is not None
+            report.append(
+                FileReport(source.name, size, sha256, found.bytes, found.sha256, is_known)
             )
-        )
-    _step(on_progress, None, "decompressing", len(sources), len(sources))
-    if path.is_dir():
-        _copy_others(path, home)
-        _write_index(path, home, {one.name: plain for plain, one in sources.items()})
-        check_weight_files(home)
+            meter.finish(found.bytes)
+        if path.is_dir():
+            _copy_others(path, fresh)
+            _write_index(path, fresh, {one.name: plain for plain, one in sources.items()})
+            check_weight_files(fresh)
+        _move_all(fresh, home)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
     return CompressionReport(str(home), tuple(report))
 
 
@@ -224,30 +229,34 @@ def verify_checkpoint(
     sources, folder = _compressed_sources(path)
     manifest = read_manifest(folder)
     report = []
-    for number, (_, source) in enumerate(sorted(sources.items())):
-        _step(on_progress, cancel, "verifying", number, len(sources))
+    meter = _plain_meter("verifying", sources, on_progress, cancel)
+    for _, source in sorted(sources.items()):
+        meter.check()
         told = manifest.get(source.name)
         sha256 = _check_source(source, told)
         size = source.stat().st_size
         entry = told or ManifestEntry(size, sha256, plain_size(source), "")
-        found = _verify_file(source, source.name, entry, cancel)
+        found = _verify_file(source, entry, meter.at, cancel)
+        meter.finish(entry.plain_bytes)
         report.append(
             FileReport(source.name, size, sha256, entry.plain_bytes, found, told is not None)
         )
-    _step(on_progress, None, "verifying", len(sources), len(sources))
     return CompressionReport(str(folder), tuple(report))
 
 
-def _verify_file(source: Path, name: str, told: ManifestEntry, cancel: CancelToken | None) -> str:
-    """Decompress a file into a temporary one beside it; sha256 of what it gives, which is compared if told."""
-    with tempfile.TemporaryDirectory(dir=source.parent, prefix=".verify-") as beside:
-        # the form is told by the name
-        linked = Path(beside) / name
-        linked.symlink_to(source.resolve())
-        found = decode_file(linked, Path(beside) / "plain.safetensors", cancel=cancel)
-        tensor_names(Path(beside) / "plain.safetensors")
+def _verify_file(
+    source: Path,
+    told: ManifestEntry,
+    on_bytes: Callable[[int], None] | None,
+    cancel: CancelToken | None,
+) -> str:
+    """Decompress a file into a temporary one in the cache; sha256 of what it gives, which is compared if told."""
+    with temporary_folder() as beside:
+        plain = beside / "plain.safetensors"
+        found = decode_file(source, plain, on_bytes=on_bytes, cancel=cancel)
+        tensor_names(plain)
     if told.plain_sha256:
-        check_plain(source.with_name(name), found, told)
+        check_plain(source, found, told)
     return found.sha256
 
 
@@ -354,10 +363,17 @@ def _write_index(source: Path, home: Path, names: dict[str, str]) -> None:
     write_atomic(home / INDEX, json.dumps(raw, indent=2).encode() + b"\n")
 
 
-def _step(
-    on_progress: OnProgress | None, cancel: CancelToken | None, stage: str, done: int, total: int
-) -> None:
-    if cancel is not None:
-        cancel.raise_if_cancelled(stage)
-    if on_progress:
-        on_progress(Progress(stage, done, total))
+def _move_all(fresh: Path, home: Path) -> None:
+    """Everything of a folder into another: at once where that is not there yet, else file by file."""
+    if not home.exists():
+        os.replace(fresh, home)
+        return
+    for path in sorted(fresh.iterdir()):
+        os.replace(path, home / path.name)
+
+
+def _plain_meter(
+    stage: str, sources: dict[str, Path], on_progress: OnProgress | None, cancel: CancelToken | None
+) -> Meter:
+    """Counts the plain bytes of compressed files, whose headers are all checked by that."""
+    return Meter(stage, sum(plain_size(path) for path in sources.values()), on_progress, cancel)

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from workbench.cancel import CancelToken, OnProgress, Progress
+from workbench.cancel import CancelToken, OnProgress
 from workbench.checkpoints.folders import (
     CompressionReport,
     FileReport,
@@ -16,6 +16,7 @@ from workbench.checkpoints.folders import (
     plain_sources,
 )
 from workbench.checkpoints.manifests import read_manifest, write_manifest
+from workbench.checkpoints.meter import Meter
 from workbench.checkpoints.weight_files import (
     INDEX,
     compressed_files,
@@ -40,15 +41,14 @@ def compress_in_place(
     if not compressed_files(folder):
         plain_sources(folder)  # whole, and of safetensors
     names, entries, report = wanted_files(folder), read_manifest(folder), []
-    for number, name in enumerate(names):
-        if on_progress:
-            on_progress(Progress("compressing", number, len(names)))
-        if cancel is not None:
-            cancel.raise_if_cancelled("compressing")
+    sizes = {name: (folder / name).stat().st_size for name in names if (folder / name).is_file()}
+    meter = Meter("compressing", sum(sizes.values()), on_progress, cancel)
+    for name in names:
+        meter.check()
         source, target = folder / name, folder / compressed_name(name)
         entry = entries.get(target.name)
         if source.is_file() and (entry is None or not is_done(target, entry, source)):
-            entry = compress_file(source, target, cancel=cancel)
+            entry = compress_file(source, target, on_bytes=meter.at, cancel=cancel)
             entries[target.name] = entry
             write_manifest(folder, entries)
         if entry is None:
@@ -56,6 +56,7 @@ def compress_in_place(
                 f"{folder} is compressed already, and not by this program; see: workbench checkpoint verify {folder}"
             )
         report.append(FileReport(target.name, **asdict(entry), is_verified=True))
+        meter.finish(sizes.get(name, 0))
     for name in names:
         if (folder / name).is_file():
             _remove(folder / name)
@@ -67,8 +68,6 @@ def compress_in_place(
             tensor: compressed_name(plain_name(name) or name) for tensor, name in places.items()
         }
         write_atomic(index, json.dumps(raw, indent=2).encode() + b"\n")
-    if on_progress:
-        on_progress(Progress("compressing", len(names), len(names)))
     return CompressionReport(str(folder), tuple(report))
 
 

@@ -38,6 +38,7 @@ from workbench.routing.capture import find_routers
 
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
 
+_TOLD_BYTES = 2_000_000_000  # of decompressing, which takes seconds a GB
 log = logging.getLogger("workbench")
 
 
@@ -184,9 +185,14 @@ def _plain_weights(checkpoint: Checkpoint) -> Checkpoint:
     if not checkpoint.is_local or not compressed_files(folder):
         return checkpoint
 
+    told: list[int] = []
+
     def tell(step: Progress) -> None:
-        if step.total > 1 and 0 < step.done < step.total:
-            log.warning(f"decompressed {step.done} of {step.total} files of {checkpoint.name}")
+        if step.done - sum(told[-1:]) >= _TOLD_BYTES:
+            told.append(step.done)
+            log.warning(
+                f"{checkpoint.name}: {step.done / 1e9:.1f} of {step.total / 1e9:.1f} GB decompressed"
+            )
 
     log.info(f"{checkpoint.name} is compressed; its plain weights are kept in {cache_folder()}")
     plain = decompressed(folder, name=checkpoint.name, on_progress=tell)
