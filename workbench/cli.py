@@ -205,6 +205,11 @@ def _add_generator_options(verb: argparse.ArgumentParser) -> None:
         default="reserved",
         help="how keys and values are kept: as computed, in 8 bits, or in host memory (default: %(default)s)",
     )
+    verb.add_argument(
+        "--quantization",
+        choices=["8bit", "4bit"],
+        help="hold linear layers and experts in fewer bits (default: as the checkpoint does)",
+    )
 
 
 def _demo(arguments: argparse.Namespace) -> tuple[Result, str]:
@@ -393,7 +398,12 @@ def _summarize(arguments: argparse.Namespace) -> tuple[Result, str]:
 def _doctor(arguments: argparse.Namespace) -> tuple[Result, str]:
     from workbench.doctor import examine
 
-    report = examine(arguments.generator, context=arguments.context, cache=arguments.cache)
+    report = examine(
+        arguments.generator,
+        context=arguments.context,
+        cache=arguments.cache,
+        quantization=arguments.quantization,
+    )
     return {**report.to_dict(), "exit_code": EXIT_UNUSABLE if report.problems else 0}, str(report)
 
 
@@ -410,7 +420,12 @@ def _load(arguments: argparse.Namespace) -> Any:
     from workbench.generation.options import Decoding
 
     decoding = Decoding(cache=arguments.cache)
-    return load_generator(arguments.generator, context=arguments.context, decoding=decoding)
+    return load_generator(
+        arguments.generator,
+        context=arguments.context,
+        decoding=decoding,
+        quantization=arguments.quantization,
+    )
 
 
 def _draw(

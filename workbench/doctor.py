@@ -53,7 +53,11 @@ class Examination:
 
 
 def examine(
-    generator: str = "pocket", *, context: int | None = None, cache: str = "reserved"
+    generator: str = "pocket",
+    *,
+    context: int | None = None,
+    cache: str = "reserved",
+    quantization: str | None = None,
 ) -> Examination:
     """Look at versions, FAISS, devices, the encoder, and plan and probe `generator`; nothing here raises for a finding.
 
@@ -64,7 +68,7 @@ def examine(
     _versions(found)
     _devices(found)
     _encoder(found)
-    _generator(found, generator, context, cache)
+    _generator(found, generator, context, cache, quantization)
     return found
 
 
@@ -123,7 +127,9 @@ def _encoder(found: Examination) -> None:
         found.problems.append(str(error))
 
 
-def _generator(found: Examination, name: str, context: int | None, cache: Any) -> None:
+def _generator(
+    found: Examination, name: str, context: int | None, cache: Any, quantization: Any
+) -> None:
     """Plan the generator; load it for its self-tests only if its weights are here and the plan fits."""
     from workbench.checkpoints.finding import find_checkpoint
     from workbench.generation.loading import load_generator
@@ -133,7 +139,7 @@ def _generator(found: Examination, name: str, context: int | None, cache: Any) -
 
     try:
         decoding = Decoding(cache=cache)
-        plan = plan_memory(name, context=context, cache=cache)
+        plan = plan_memory(name, context=context, cache=cache, quantization=quantization)
         found.memory_plan = plan.to_dict()
         is_here = is_on_disk(find_checkpoint(name))
         if not is_here:
@@ -144,7 +150,9 @@ def _generator(found: Examination, name: str, context: int | None, cache: Any) -
         if not plan.fits:
             found.problems.append(plan.refusal)
         elif is_here:
-            loaded = load_generator(name, context=context, decoding=decoding)
+            loaded = load_generator(
+                name, context=context, decoding=decoding, quantization=quantization
+            )
             found.self_tests["longrope"] = (
                 f"{loaded.regime} regime follows the checkpoint's factors; {rope_status(loaded.model).reason}"
             )

@@ -47,8 +47,8 @@ def on_gpu(name, gb, *, context=131072, **settings):
 @pytest.mark.parametrize(
     ("name", "parameters", "per_token", "gib"),
     [
-        ("mini", 3_821_079_552, 384 * 1024, {"bfloat16": 7.1, "8-bit": 3.7, "4-bit": 2.3}),
-        ("MoE", 41_873_153_344, 128 * 1024, {"bfloat16": 78.0, "8-bit": 39.2, "4-bit": 22.3}),
+        ("mini", 3_821_079_552, 384 * 1024, {"bfloat16": 7.1, "8bit": 3.7, "4bit": 2.3}),
+        ("MoE", 41_873_153_344, 128 * 1024, {"bfloat16": 78.0, "8bit": 39.2, "4bit": 22.3}),
     ],
 )
 def test_the_real_models_have_their_published_sizes(name, parameters, per_token, gib):
@@ -266,7 +266,8 @@ def test_a_plan_that_fits_offers_nothing_else():
 
 def alternatives(name, gb, **settings):
     plan = wb.plan_memory(name, device="cuda", device_bytes=gb * GB, **settings)
-    starts = {"the largest context": "context", "with 8-bit": "8-bit", "with 4-bit": "4-bit",
+    starts = {"the largest context": "context", "with quantization='8bit'": "8-bit",
+              "with quantization='4bit'": "4-bit",
               "with decoding=Decoding(cache='int8')": "int8",
               "with decoding=Decoding(cache='offloaded')": "offloaded",
               MOE: "MoE", MINI: "mini", "wb.summarize": "map-reduce",

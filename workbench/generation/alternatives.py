@@ -37,6 +37,7 @@ def with_alternatives(plan: MemoryPlan, config: Any, *, attention: str = "sdpa")
             "kv": plan.kv,
             "batch": plan.batch,
             "attention": attention,
+            "quantized": plan.quantization or None,
             **changes,
         }
         return plan_config(shapes, **settings)
@@ -81,13 +82,12 @@ def _fewer_bits(plan: MemoryPlan, plan_as: Any) -> list[str]:
             if half.fits:
                 return found
     before = plan.largest_context
-    for name in QUANTIZED_BITS:
+    held = list(QUANTIZED_BITS)
+    for name in held[held.index(plan.quantization) + 1 :] if plan.quantization else held:
         fewer = plan_as(quantized=name, dtype="bfloat16")
         if fewer.fits or fewer.largest_context > before:
-            weights = (
-                f"{name} weights ({size(fewer.weight_bytes)}; planned, this version loads none)"
-            )
-            found.append(f"with {weights} it {_helps(fewer)}")
+            weights = f"quantization={name!r}, weights of {size(fewer.weight_bytes)}"
+            found.append(f"with {weights}, it {_helps(fewer)}")
             before = fewer.largest_context
         if fewer.fits:
             break

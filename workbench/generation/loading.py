@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from workbench.cancel import Progress
 from workbench.checkpoints.cache import cache_folder, decompressed
@@ -36,6 +36,9 @@ from workbench.generation.prefix_cache import PrefixCache
 from workbench.generation.weights import check_finite
 from workbench.routing.capture import find_routers
 
+if TYPE_CHECKING:
+    from workbench.generation.quantized import Quantization
+
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
 
 _TOLD_BYTES = 2_000_000_000  # of decompressing, which takes seconds a GB
@@ -50,6 +53,7 @@ def load_generator(
     device: str = "auto",
     attention: Attention = "sdpa",
     decoding: Decoding = EXACT,
+    quantization: Quantization | None = None,
 ) -> Generator:
     """Load "pocket", a Phi3 or Phimoe checkpoint folder, or a hub id; without a name the best Phi already on this disk.
 
@@ -59,6 +63,8 @@ def load_generator(
     means float32 on a CPU that has room for it, else the checkpoint's own. `device` "auto" takes all GPUs, else MPS,
     else the CPU. `attention` names the implementation; "flash_attention_2" needs a GPU and the package flash-attn.
     `decoding` is what the generator uses by default: ``Decoding(cache="int8")`` halves the memory of keys and values.
+    `quantization` "8bit" or "4bit" holds linear layers and experts so, which changes answers a little or a lot
+    (docs/memory.md); they are computed in `dtype`.
 
     Raises ``CheckpointError`` for a folder that cannot be loaded and ``DoesNotFit`` before allocating. After any error
     nothing of the model is left in memory, even while the error itself is kept.
@@ -71,7 +77,9 @@ def load_generator(
     checkpoint, reason = (find_checkpoint(spec), "") if spec is not None else _default_checkpoint()
     if checkpoint.name in KNOWN_SHAPES and not is_on_disk(checkpoint):
         # 80 GB are not worth fetching, nor a hub worth waiting for, where the model cannot fit
-        _refuse_unless_fits(checkpoint.name, context, dtype, device, attention, decoding)
+        _refuse_unless_fits(
+            checkpoint.name, context, dtype, device, attention, decoding, quantization
+        )
     config = load_config(checkpoint)
     context = original_window(config) if context is None else context
     regime = regime_for(config, context)
@@ -84,13 +92,16 @@ def load_generator(
         name=checkpoint.name,
         kv=decoding.kv,
         attention=attention,
+        quantization=quantization,
     )
     _check_flash(attention, device, plan.dtype)
     if not plan.fits:
         raise DoesNotFit(plan.refusal)
     checkpoint = fetched(checkpoint)
     try:
-        model, tokenizer = _load(checkpoint, config, plan.dtype, device, regime, attention)
+        model, tokenizer = _load(
+            checkpoint, config, plan.dtype, device, regime, attention, quantization
+        )
     except BaseException as error:
         release_frames(error)
         raise
@@ -115,6 +126,7 @@ def _refuse_unless_fits(
     device: str,
     attention: str,
     decoding: Decoding,
+    quantization: str | None,
 ) -> None:
     shape = KNOWN_SHAPES[name]
     context = original_window(shape) if context is None else context
@@ -127,13 +139,20 @@ def _refuse_unless_fits(
         name=name,
         kv=decoding.kv,
         attention=attention,
+        quantization=quantization,
     )
     if not plan.fits:
         raise DoesNotFit(plan.refusal)
 
 
 def _load(
-    checkpoint: Checkpoint, config: Any, dtype: str, device: str, regime: Regime, attention: str
+    checkpoint: Checkpoint,
+    config: Any,
+    dtype: str,
+    device: str,
+    regime: Regime,
+    attention: str,
+    quantization: Quantization | None,
 ) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig
@@ -148,6 +167,11 @@ def _load(
     held = _plain_weights(checkpoint)
     elsewhere = held is not checkpoint
     beside = {"generation_config": _generation_config(checkpoint, config)} if elsewhere else {}
+    if quantization is not None:
+        from workbench.generation.quantized import QuantizationConfig, check_quantizable
+
+        check_quantizable(config, quantization)
+        beside["quantization_config"] = QuantizationConfig(quantization)
     model, info = read_pretrained(
         AutoModelForCausalLM.from_pretrained,
         held,

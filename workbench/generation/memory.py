@@ -16,7 +16,9 @@ from workbench.generation.workspace import Allocation, Reading, head_size, works
 GIB = 1 << 30
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # Bits of a weight: a byte; 4 bits and, for every 32 of them, a scale of 16 bits.
-QUANTIZED_BITS = {"8-bit": 8.0, "4-bit": 4.5}
+QUANTIZED_BITS = {"8bit": 8.0, "4bit": 4.5}
+# Bytes of each number of a weight that is spelled out: integers, float32, the compute dtype (quantized.py).
+SPELLED_BYTES = 10
 RESERVE = 0.08
 PREFILL_TOKENS = {"cpu": 512, "cuda": 2048}
 
@@ -28,7 +30,8 @@ class MemoryPlan:
     """What a checkpoint needs at one context, and what a device has; all in bytes.
 
     ``weights`` lists the weights in every dtype, ``workspace`` what the temporary memory is made of. ``loading_bytes``
-    is needed beside the weights while they load, before there is a cache. Prompts of up to ``whole_tokens`` are read in
+    is needed beside the weights while they load, before there is a cache. ``quantization`` is how the weights are held,
+    "8bit" or "4bit", empty for ``dtype``. Prompts of up to ``whole_tokens`` are read in
     one pass, with a workspace of up to ``whole_bytes`` out of what is left over; longer ones in chunks.
     ``largest_context`` is the longest that fits, 0 for none. ``alternatives`` are sentences on what would fit instead,
     empty when the plan fits. ``source`` says where the shapes come from.
@@ -52,6 +55,7 @@ class MemoryPlan:
     whole_bytes: int = 0
     weights: tuple[Allocation, ...] = ()
     workspace: tuple[Allocation, ...] = ()
+    quantization: str = ""
     source: str = ""
     alternatives: tuple[str, ...] = ()
 
@@ -115,13 +119,23 @@ class MemoryPlan:
     def __str__(self) -> str:
         cache = "8-bit cache" if self.kv in ("int8", "fp8") else "cache"
         rows = f"{self.batch} rows of " if self.batch > 1 else ""
+        held = f" with {bits_in_words(self.quantization)} weights" if self.quantization else ""
         peak = f"{cache} {size(self.cache_bytes)} + workspace {size(self.workspace_bytes)}"
         if self.loading_bytes > self.cache_bytes + self.workspace_bytes:
             peak = f"{size(self.loading_bytes)} while loading (more than cache and workspace later)"
         return (
-            f"{self.model} in {self.dtype} at {rows}{self.context:,} tokens: weights {size(self.weight_bytes)} + "
+            f"{self.model} in {self.dtype}{held} at {rows}{self.context:,} tokens: weights {size(self.weight_bytes)} + "
             f"{peak} = {size(self.total_bytes)}; {self.device} has {size(self.usable_bytes)} usable"
         )
+
+
+def bits_in_words(quantization: str) -> str:
+    """How a quantization is written in a sentence.
+
+    >>> bits_in_words("8bit")
+    '8-bit'
+    """
+    return quantization.replace("bit", "-bit")
 
 
 def size(count: int) -> str:
@@ -166,19 +180,19 @@ def count_parameters(config: Any) -> int:
     return int(layers * (attention + feed_forward + 2 * norm) + heads + norm)
 
 
-def weight_bytes(config: Any, dtype: str) -> int:
-    """Bytes of the weights in a dtype, or in "8-bit" or "4-bit": embeddings and head in 16 bits, the rest quantized.
+def weight_bytes(config: Any, dtype: str, *, kept: str = "bfloat16") -> int:
+    """Bytes of the weights in a dtype, or in "8bit" or "4bit": then embeddings and head are in the dtype `kept`.
 
     >>> from transformers import PhimoeConfig
     >>> moe = PhimoeConfig(attention_bias=True, lm_head_bias=True)
-    >>> [size(weight_bytes(moe, dtype)) for dtype in ("bfloat16", "8-bit", "4-bit")]
+    >>> [size(weight_bytes(moe, dtype)) for dtype in ("bfloat16", "8bit", "4bit")]
     ['78.0 GiB', '39.2 GiB', '22.3 GiB']
     """
     parameters = count_parameters(config)
     if dtype in DTYPE_BYTES:
         return parameters * DTYPE_BYTES[dtype]
-    kept = config.vocab_size * config.hidden_size * (1 if config.tie_word_embeddings else 2)
-    return int(2 * kept + (parameters - kept) * QUANTIZED_BITS[dtype] / 8)
+    own = config.vocab_size * config.hidden_size * (1 if config.tie_word_embeddings else 2)
+    return int(DTYPE_BYTES[kept] * own + (parameters - own) * QUANTIZED_BITS[dtype] / 8)
 
 
 def cache_bytes_per_token(config: Any, dtype: str, kv: KV = "model") -> int:
@@ -215,7 +229,7 @@ def plan_config(
 ) -> MemoryPlan:
     """Plan a config at `context` tokens for each of `batch` rows on a device of `device_bytes`; allocates nothing.
 
-    `dtype` is what is computed in; `quantized` ("8-bit", "4-bit") only how the weights are held. Alternatives are not
+    `dtype` is what is computed in; `quantized` ("8bit", "4bit") only how the weights are held. Alternatives are not
     looked for here: see ``workbench.plan_memory``.
 
     >>> from workbench.generation.known_shapes import KNOWN_SHAPES
@@ -230,7 +244,8 @@ def plan_config(
         raise ValueError(f"kv={kv!r} is none of {', '.join(get_args(KV))}")
     if batch < 1 or context < 1:
         raise ValueError(f"batch={batch} and context={context} must be at least 1")
-    held = weight_bytes(config, quantized or dtype)
+    held = weight_bytes(config, quantized or dtype, kept=dtype)
+    spelled = _spelled_bytes(config) if quantized else 0
     per_token = cache_bytes_per_token(config, dtype, kv)
     rows = batch if batch == 1 else batch + 1  # the longest row is read first and stays beside
     loading = _loading_bytes(config, dtype)
@@ -246,7 +261,8 @@ def plan_config(
             attention=attention,
             device=device,
         )
-        return workspace_parts(config, reading)
+        own = (Allocation("one weight spelled out", spelled),) if spelled else ()
+        return (*workspace_parts(config, reading), *own)
 
     def fits(tokens: int) -> bool:
         running = rows * tokens * per_token + _sum(workspace(tokens))
@@ -266,7 +282,8 @@ def plan_config(
             device=device,
         )
         # what glibc keeps of freed blocks, a fifth more: measured, not derived (benchmarks/planner_error.py)
-        return int(_sum(workspace_parts(config, reading)) * (1.2 if device == "cpu" else 1.0))
+        parts = _sum(workspace_parts(config, reading))
+        return int(parts * (1.2 if device == "cpu" else 1.0)) + spelled
 
     whole = min(context, prefill_tokens(device))
     if spare > 0:  # one pass without a mask is the faster way, for a quarter of what is left
@@ -290,9 +307,11 @@ def plan_config(
         whole_tokens=whole,
         whole_bytes=max(_sum(parts), in_one_pass(whole)) if spare > 0 else _sum(parts),
         weights=tuple(
-            Allocation(name, weight_bytes(config, name)) for name in (*DTYPE_BYTES, *QUANTIZED_BITS)
+            Allocation(name, weight_bytes(config, name, kept=dtype))
+            for name in (*DTYPE_BYTES, *QUANTIZED_BITS)
         ),
         workspace=parts,
+        quantization=quantized or "",
         source=source,
     )
 
@@ -334,6 +353,11 @@ def _loading_bytes(config: Any, dtype: str) -> int:
         return 0
     a_layer = 2 * config.num_local_experts * config.intermediate_size * config.hidden_size
     return int(a_layer * DTYPE_BYTES[dtype])
+
+
+def _spelled_bytes(config: Any) -> int:
+    """The largest weight that is spelled out at once: gate and up of one expert, or of the feed-forward."""
+    return int(SPELLED_BYTES * 2 * config.intermediate_size * config.hidden_size)
 
 
 def _largest(least: int, most: int, fits: Callable[[int], bool]) -> int:

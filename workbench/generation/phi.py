@@ -539,9 +539,12 @@ class Generator:
         import transformers
 
         config = self.model.config
-        edits = intervention_in(self.model)
+        from workbench.generation.quantized import quantization_of
+
+        edits, held = intervention_in(self.model), quantization_of(self.model)
         return {
             **({"edits": edits} if edits else {}),
+            **({"quantization": held} if held else {}),
             "generator": self.name,
             "regime": self.regime,
             "dtype": str(self.model.dtype).removeprefix("torch."),

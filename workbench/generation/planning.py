@@ -21,6 +21,7 @@ from workbench.generation.longrope import original_window, regime_for
 from workbench.generation.memory import (
     DTYPE_BYTES,
     KV,
+    QUANTIZED_BITS,
     MemoryPlan,
     device_memory,
     plan_config,
@@ -34,13 +35,14 @@ def plan_memory(
     context: int | None = None,
     dtype: str | None = None,
     cache: CacheKind = "reserved",
+    quantization: str | None = None,
     device: str = "auto",
     device_bytes: int | None = None,
     batch: int = 1,
 ) -> MemoryPlan:
     """The memory plan of "pocket", a folder or a hub id; reads its config alone, and loads nothing.
 
-    `context`, `dtype` and `device` are those of ``load_generator``; `cache` is that of ``Decoding``;
+    `context`, `dtype`, `quantization` and `device` are those of ``load_generator``; `cache` is that of ``Decoding``;
     `batch` rows are decoded together. `device_bytes` plans for a device that is not here. The two Phi-3.5 models are
     planned without a network: by their config in the local Hugging Face cache, else by their published shapes.
     Raises ``CheckpointError`` where there is no config, and ``ValueError`` for a context beyond the model's window.
@@ -49,7 +51,7 @@ def plan_memory(
     >>> moe.fits
     False
     >>> print(moe.alternatives[0])
-    with 8-bit weights (39.2 GiB; planned, this version loads none) it fits: 58.3 GiB of 68.5 GiB
+    with quantization='8bit', weights of 39.2 GiB, it fits: 58.8 GiB of 68.5 GiB
     """
     checkpoint = find_checkpoint(spec)
     config, source = find_config(checkpoint)
@@ -62,6 +64,7 @@ def plan_memory(
         device=device,
         name=checkpoint.name,
         kv=Decoding(cache=cache).kv,
+        quantization=quantization,
         device_bytes=device_bytes,
         batch=batch,
         source=source,
@@ -76,6 +79,7 @@ def plan_for(
     device: str = "auto",
     name: str = "model",
     kv: KV = "model",
+    quantization: str | None = None,
     device_bytes: int | None = None,
     batch: int = 1,
     attention: str = "sdpa",
@@ -89,6 +93,8 @@ def plan_for(
         raise ValueError(
             f"cache='offloaded' moves keys and values from a GPU to host memory, this is {device}: use 'int8'"
         )
+    if quantization is not None and quantization not in QUANTIZED_BITS:
+        raise ValueError(f"quantization={quantization!r} is none of {', '.join(QUANTIZED_BITS)}")
     available = device_memory(device) if device_bytes is None else device_bytes
 
     def plan(precision: str) -> MemoryPlan:
@@ -102,6 +108,7 @@ def plan_for(
             kv=kv,
             batch=batch,
             attention=attention,
+            quantized=quantization,
             source=source,
         )
 
