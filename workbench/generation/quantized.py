@@ -60,8 +60,19 @@ def dequantize(held: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     if held.dtype == torch.int8:
         return (held * scale).to(dtype)
     numbers = torch.stack([held & 15, held >> 4], dim=-1).flatten(-2).to(torch.int8) - 8
-    groups = numbers.reshape(*numbers.shape[:-1], -1, GROUP) * scale.unsqueeze(-1).float()
-    return groups.flatten(-2).to(dtype)
+    groups = numbers.to(dtype).reshape(*numbers.shape[:-1], -1, GROUP)
+    return (groups * scale.to(dtype).unsqueeze(-1)).flatten(-2)
+
+
+def product(states: Tensor, held: Tensor, scale: Tensor) -> Tensor:
+    """States [.., columns] times a weight [rows, columns] held as integers: [.., rows].
+
+    8 bits are scaled after the product, for a row has one scale: the integers alone are spelled out, exactly.
+    """
+    if held.dtype != torch.int8:
+        return nn.functional.linear(states, dequantize(held, scale, states.dtype))
+    found = nn.functional.linear(states, held.to(states.dtype))
+    return (found.float() * scale.squeeze(-1)).to(states.dtype)
 
 
 class QuantizedLinear(nn.Module):
@@ -75,8 +86,8 @@ class QuantizedLinear(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """The layer's output: [.., out_features]."""
-        weight = dequantize(self.weight, self.weight_scale, states.dtype)
-        return nn.functional.linear(states, weight, self.bias)
+        found = product(states, self.weight, self.weight_scale)
+        return found if self.bias is None else found + self.bias
 
 
 class QuantizedExperts(nn.Module):
@@ -95,13 +106,10 @@ class QuantizedExperts(nn.Module):
         out = torch.zeros_like(hidden_states)
         for expert in torch.unique(top_k_index).tolist():
             tokens, places = torch.where(top_k_index == expert)
-            own = hidden_states[tokens]
-            fused = dequantize(
-                self.gate_up_proj[expert], self.gate_up_proj_scale[expert], own.dtype
-            )
-            gate, up = nn.functional.linear(own, fused).chunk(2, dim=-1)
-            down = dequantize(self.down_proj[expert], self.down_proj_scale[expert], own.dtype)
-            found = nn.functional.linear(self.act_fn(gate) * up, down)
+            fused, down = self.gate_up_proj[expert], self.down_proj[expert]
+            both = product(hidden_states[tokens], fused, self.gate_up_proj_scale[expert])
+            gate, up = both.chunk(2, dim=-1)
+            found = product(self.act_fn(gate) * up, down, self.down_proj_scale[expert])
             weighted = found * top_k_weights[tokens, places, None]
             out.index_add_(0, tokens, weighted.to(out.dtype))
         return out
