@@ -32,12 +32,12 @@ def phi(moe_folder, tmp_path):
 
 
 def test_a_folder_goes_there_and_back(run, phi, tmp_path):
-    code, out, err = run("compress", phi, "--json")
+    code, out, _ = run("compress", phi, "--json")
     found = json.loads(out)
     assert (
         code == 0 and found["folder"] == str(tmp_path / "phi-ZipNN") and 0.5 < found["ratio"] < 0.9
     )
-    assert found["files"][0]["name"] == "model.safetensors.znn" and "compressing" in err
+    assert found["files"][0]["name"] == "model.safetensors.znn"
     code, out, _ = run("verify", tmp_path / "phi-ZipNN")
     assert code == 0 and "every sha256 is that of the manifest" in out
     code, _, _ = run("decompress", tmp_path / "phi-ZipNN", "--out", tmp_path / "again")
@@ -83,7 +83,7 @@ def test_a_place_that_cannot_be_written_to_is_one_sentence(run, phi, monkeypatch
         (["compress", "nowhere"], 3, "no file or folder at nowhere"),
         (["compress", "PHI/config.json"], 4, "is no plain .safetensors file"),
         (["verify", "PHI/config.json"], 4, "is no compressed weight file"),
-        (["compress", "PHI", "--out", "PHI"], 3, "already; give another place with --out"),
+        (["compress", "PHI", "--out", "PHI"], 3, "is what is to be compressed"),
         (["compress", "PHI", "--out", "PHI/config.json"], 3, "is a file; give a folder"),
         (["compress", "PHI", "--in-place", "--out", "x"], 2, "leave out --out"),
         (

@@ -65,9 +65,12 @@ def run_checkpoint(arguments: argparse.Namespace) -> tuple[Result, str]:
     from workbench.checkpoints.folders import verify_checkpoint
 
     if arguments.checkpoint_verb == "cache":
-        return _cache(arguments)
+        try:
+            return _cache(arguments)
+        except OSError as error:
+            raise InputError(f"{error.filename}: {error.strerror}") from error
     path = Path(arguments.path).expanduser()
-    with tqdm(unit="B", unit_scale=True, file=sys.stderr, leave=False) as bar:
+    with tqdm(unit="B", unit_scale=True, file=sys.stderr, leave=False, disable=None) as bar:
 
         def show(step: Progress) -> None:
             bar.total = step.total

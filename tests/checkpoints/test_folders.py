@@ -42,7 +42,7 @@ def sharded(make_tiny, tmp_path_factory):
     (folder / WHOLE).unlink()
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16)
     model.generation_config.eos_token_id = [3, 6]
-    model.save_pretrained(folder, max_shard_size="300KB")
+    model.save_pretrained(folder, max_shard_size="450KB")
     assert len(list(folder.glob("model-*.safetensors"))) > 2
     return folder
 
@@ -301,7 +301,7 @@ def test_a_folder_may_be_named_from_within(compressed, tmp_path, monkeypatch):
     monkeypatch.chdir(compressed)
     assert decompress_checkpoint(Path(".")).folder == str(tmp_path / "phi")
     monkeypatch.chdir(tmp_path / "phi")
-    with pytest.raises(InputError, match="holds"):
+    with pytest.raises(InputError, match="is what is to be compressed"):
         compress_checkpoint(Path("."), compressed.with_name("phi"))
 
 
@@ -387,7 +387,7 @@ def test_compressing_in_place_goes_on_wherever_it_was_interrupted(sharded, tmp_p
     folder = tmp_path / "phi"
     shutil.copytree(sharded, folder)
     sums = {path.name: sha256_file(path) for path in shards(folder)}
-    for point in ("compress_file", "_remove", "write_atomic"):
+    for point in ("compressed_entry", "_remove", "write_atomic"):
         real, calls = getattr(in_place, point), []
 
         def stop(*arguments, real=real, calls=calls, point=point, **options):
@@ -435,3 +435,124 @@ def test_a_hub_with_compressed_weights_is_fetched_whole_and_one_with_plain_ones_
 
     monkeypatch.setattr(huggingface_hub, "HfApi", type("Api", (), {"list_repo_files": offline}))
     assert fetched(there) == there
+
+
+def test_no_plain_file_goes_before_what_stands_for_it_is_compared_once_more(
+    sharded, tmp_path, monkeypatch
+):
+    from workbench.checkpoints import in_place
+
+    folder = tmp_path / "phi"
+    shutil.copytree(sharded, folder)
+    real, done = in_place.compressed_entry, []
+
+    def emptied(source, target, **options):
+        entry = real(source, target, **options)
+        done.append(target)
+        done[0].write_bytes(b"")  # by another program, after it was compared
+        return entry
+
+    monkeypatch.setattr(in_place, "compressed_entry", emptied)
+    with pytest.raises(CheckpointError, match="no plain file was removed"):
+        compress_in_place(folder)
+    assert len(shards(folder)) == len(shards(sharded))
+
+
+def test_one_whole_file_beside_an_index_of_others_stays_loadable(
+    make_tiny, sharded, own_cache, tmp_path
+):
+    folder = tmp_path / "both"
+    shutil.copytree(make_tiny(seed=5), folder)
+    shutil.copyfile(sharded / INDEX, folder / INDEX)
+    before = load_generator(folder, device="cpu", dtype="float32")
+    compress_in_place(folder)
+    assert not (folder / INDEX).exists() and not (folder / WHOLE).exists()
+    after = load_generator(folder, device="cpu", dtype="float32")
+    for name, tensor in before.model.state_dict().items():
+        assert torch.equal(after.model.state_dict()[name], tensor)
+
+
+def test_two_checkpoints_never_mix_in_one_place(make_tiny, sharded, tmp_path):
+    whole = make_tiny(seed=9)
+    compress_checkpoint(sharded, tmp_path / "out")
+    with pytest.raises(InputError, match="already, not of"):
+        compress_checkpoint(whole, tmp_path / "out")
+    compress_checkpoint(whole, tmp_path / "other")
+    with pytest.raises(InputError, match="already, not of"):
+        compress_checkpoint(sharded, tmp_path / "other")
+    with pytest.raises(InputError, match="is what is to be compressed"):
+        compress_checkpoint(sharded, sharded)
+
+
+def test_a_file_of_somebody_else_stays(make_tiny, tmp_path):
+    folder = tmp_path / "phi"
+    shutil.copytree(make_tiny(seed=9), folder)
+    (folder / "model.safetensors.znn").write_bytes(b"precious")
+    with pytest.raises(InputError, match=r"is there and is not model\.safetensors compressed"):
+        compress_in_place(folder)
+    assert (folder / "model.safetensors.znn").read_bytes() == b"precious"
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "tokenizer.json").write_text("{")  # cut off, or another
+    with pytest.raises(InputError, match=r"holds tokenizer\.json already"):
+        compress_checkpoint(make_tiny(seed=9), tmp_path / "out")
+
+
+def test_a_file_that_was_finished_before_its_run_could_say_so_is_taken(sharded, tmp_path):
+    home = tmp_path / "out"
+    compress_checkpoint(sharded, home)
+    entries = read_manifest(home)
+    name = sorted(entries)[1]
+    write_manifest(home, {other: entry for other, entry in entries.items() if other != name})
+    (home / INDEX).unlink()
+    stamp = (home / name).stat().st_mtime_ns
+    compress_checkpoint(sharded, home)
+    assert read_manifest(home) == entries and (home / name).stat().st_mtime_ns == stamp
+
+
+def test_cleaning_touches_only_what_the_cache_made(compressed, own_cache):
+    decompressed(compressed, name="phi")
+    mine = cache_folder() / "my-finetune"
+    mine.mkdir()
+    (mine / "x").write_text("precious")
+    with pytest.raises(InputError):
+        clean_cache(("",))
+    assert len(clean_cache()) == 1 and (mine / "x").exists()
+
+
+def test_a_second_writer_is_told_to_wait(sharded, tmp_path):
+    from workbench.checkpoints.cache import one_writer
+
+    with one_writer((tmp_path / "out").resolve()):
+        with pytest.raises(InputError, match="another run writes to"):
+            compress_checkpoint(sharded, tmp_path / "out")
+
+
+def test_a_manifest_of_other_files_and_one_that_comes_later_are_compared(
+    compressed, own_cache, tmp_path
+):
+    entries = read_manifest(compressed)
+    shutil.copytree(compressed, tmp_path / "without")
+    (tmp_path / "without" / NAME).unlink()
+    decompressed(tmp_path / "without", name="x")
+    name = sorted(entries)[0]
+    lie = type(entries[name])(entries[name].bytes, entries[name].sha256, 5, "0" * 64)
+    write_manifest(tmp_path / "without", entries | {name: lie})
+    with pytest.raises(CheckpointError, match="gives other bytes than its manifest says"):
+        decompressed(tmp_path / "without", name="x")
+    write_manifest(compressed, {"other.safetensors.znn": lie})
+    with pytest.raises(CheckpointError, match="a manifest that does not list"):
+        decompressed(compressed, name="x")
+
+
+def test_a_cache_that_cannot_be_written_to_is_one_sentence(compressed, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path / "file"))
+    with pytest.raises(CheckpointError, match="set WORKBENCH_CACHE to a folder"):
+        load_generator(compressed, device="cpu")
+
+
+def test_what_would_fill_the_disk_is_refused(compressed, own_cache, monkeypatch):
+    usage = type("Usage", (), {"free": 900_000, "total": 10_000_000})
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(CheckpointError, match="make room, or set WORKBENCH_CACHE"):
+        decompressed(compressed, name="x")

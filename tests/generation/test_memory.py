@@ -346,3 +346,27 @@ def test_the_plan_is_within_15_percent_of_a_measured_peak(tmp_path):
         subprocess.run(command, capture_output=True, text=True, check=True).stdout
     )
     assert plan.peak_bytes == pytest.approx(measured["peak"], rel=0.15)
+
+
+def cards_table() -> str:
+    """The table of docs/memory.md: the longest context, weights in three ways, cache as computed and int8."""
+
+    def longest(name, gb, quantization, cache):
+        options = {"quantization": quantization, "cache": cache, "dtype": "bfloat16"}
+        plan = wb.plan_memory(name, device="cuda", device_bytes=gb * GB, **options)
+        return f"{plan.largest_context / 1024:.0f}K" if plan.largest_context >= 1024 else "–"
+
+    lines = ["| | 12 GB | 24 GB | 48 GB | 80 GB | 141 GB |", "|---|---|---|---|---|---|"]
+    for title, name in (("mini", MINI), ("MoE", MOE)):
+        for words, quantization in (("bf16", None), ("8bit", "8bit"), ("4bit", "4bit")):
+            cells = []
+            for gb in (12, 24, 48, 80, 141):
+                pair = [longest(name, gb, quantization, cache) for cache in ("reserved", "int8")]
+                cells.append(pair[0] if pair[0] == pair[1] else " / ".join(pair))
+            lines.append(f"| {title}, {words} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def test_the_table_of_cards_is_what_the_planner_says():
+    docs = Path(__file__).resolve().parents[2] / "docs" / "memory.md"
+    assert cards_table() in docs.read_text("utf-8")

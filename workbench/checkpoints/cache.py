@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from workbench.cancel import CancelToken, OnProgress
 from workbench.checkpoints.compressed_files import plain_size
@@ -36,6 +37,7 @@ from workbench.errors import CheckpointError, InputError
 from workbench.store import sha256_bytes, sha256_file, write_atomic
 
 _ENTRY = "entry.json"
+_KEY = re.compile("[0-9a-f]{32}")
 _SEEN = "seen.json"
 _TEMPORARY = ".temporary-"
 _DAY_SECONDS = 86_400
@@ -87,6 +89,11 @@ def decompressed(
     manifest = read_manifest(folder)
     root = cache_folder()
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    unlisted = [path.name for path in sources.values() if manifest and path.name not in manifest]
+    if unlisted:
+        raise CheckpointError(
+            f"{folder} has a manifest that does not list {unlisted[0]}: it is of other files; copy all from one source"
+        )
     sums = {plain: _checked_sum(path, manifest, root) for plain, path in sources.items()}
     key = sha256_bytes(json.dumps(sorted(sums.items())).encode())[:32]
     home = root / key
@@ -95,19 +102,37 @@ def decompressed(
         entry = _read_entry(home)
         entry |= {"name": name, "source": str(folder), "wanted": sorted(sums)}
         sizes = {plain: plain_size(path) for plain, path in sources.items()}
+        _check_room(
+            home, {p: n for p, n in sizes.items() if not _is_there(home / p, entry["files"].get(p))}
+        )
         meter = Meter("decompressing", sum(sizes.values()), on_progress, cancel)
         for plain, path in sorted(sources.items()):
             meter.check()
             if not _is_there(home / plain, entry["files"].get(plain)):
-                _decompress(path, home / plain, manifest.get(path.name), meter, cancel)
-                entry["files"][plain] = _told(home / plain, sums[plain])
+                found = _decompress(path, home / plain, meter, cancel)
+                entry["files"][plain] = _told(home / plain, sums[plain], found)
                 _write_entry(home, entry)
+            known = entry["files"][plain]
+            check_plain(path, DecodedFile(known["bytes"], known["sha256"]), manifest.get(path.name))
             meter.finish(sizes[plain])
         if (folder / INDEX).is_file():
             _write_plain_index(folder / INDEX, home / INDEX)
         _write_entry(home, entry)  # also the time of its last use
         check_weight_files(home)
     return home
+
+
+@contextmanager
+def one_writer(home: Path) -> Iterator[None]:
+    """Raise ``InputError`` while another run writes to the folder `home`."""
+    root = cache_folder()
+    root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    name = sha256_bytes(os.fsencode(home))[:32]
+    try:
+        with FileLock(root / f".writer-{name}.lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise InputError(f"another run writes to {home}: wait for it") from error
 
 
 @contextmanager
@@ -126,8 +151,8 @@ def list_cache() -> tuple[CachedCheckpoint, ...]:
     """What the cache holds, the last used first."""
     root, found = cache_folder(), []
     for home in root.iterdir() if root.is_dir() else ():
-        if home.name.startswith(".") or not home.is_dir():
-            continue
+        if not _KEY.fullmatch(home.name) or not (home / _ENTRY).is_file():
+            continue  # not the cache's own
         entry = _read_entry(home)
         wanted = entry.get("wanted", [])
         is_whole = bool(wanted) and all(
@@ -157,7 +182,7 @@ def clean_cache(
     """
     held = list_cache()
     for key in keys:
-        if not any(one.key.startswith(key) for one in held):
+        if not key or not any(one.key.startswith(key) for one in held):
             raise InputError(
                 f"the cache holds nothing called {key!r}; see: workbench checkpoint cache"
             )
@@ -202,18 +227,15 @@ def _checked_sum(path: Path, manifest: dict[str, ManifestEntry], root: Path) -> 
 
 
 def _decompress(
-    source: Path,
-    target: Path,
-    told: ManifestEntry | None,
-    meter: Meter,
-    cancel: CancelToken | None,
-) -> None:
+    source: Path, target: Path, meter: Meter, cancel: CancelToken | None
+) -> DecodedFile:
     part = target.with_name(f".{target.name}.part")
     part.unlink(missing_ok=True)
     try:
-        check_plain(source, decode_file(source, part, on_bytes=meter.at, cancel=cancel), told)
+        found = decode_file(source, part, on_bytes=meter.at, cancel=cancel)
         tensor_names(part)
         os.replace(part, target)
+        return found
     finally:
         part.unlink(missing_ok=True)
 
@@ -226,13 +248,25 @@ def check_plain(source: Path, found: DecodedFile, told: ManifestEntry | None) ->
         )
 
 
-def _told(path: Path, compressed_sha256: str) -> dict[str, Any]:
+def _check_room(home: Path, missing: dict[str, int]) -> None:
+    """Refuse what would leave less than a twentieth of the disk."""
+    disk, wanted = shutil.disk_usage(home), sum(missing.values())
+    if wanted and wanted > disk.free - disk.total // 20:
+        raise CheckpointError(
+            f"{wanted:,} bytes are to be decompressed into {home.parent}, whose disk has {disk.free:,} left: make "
+            "room, or set WORKBENCH_CACHE to a folder on another disk"
+        )
+
+
+def _told(path: Path, compressed_sha256: str, found: DecodedFile) -> dict[str, Any]:
     facts = path.stat()
-    return {"bytes": facts.st_size, "mtime_ns": facts.st_mtime_ns, "from": compressed_sha256}
+    return {
+        "bytes": facts.st_size, "mtime_ns": facts.st_mtime_ns, "sha256": found.sha256, "from": compressed_sha256,
+    }  # fmt: skip
 
 
 def _is_there(path: Path, told: Any) -> bool:
-    if not isinstance(told, dict) or not path.is_file():
+    if not isinstance(told, dict) or "sha256" not in told or not path.is_file():
         return False
     facts = path.stat()
     return (facts.st_size, facts.st_mtime_ns) == (told.get("bytes"), told.get("mtime_ns"))

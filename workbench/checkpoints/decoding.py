@@ -6,6 +6,7 @@ far it is. The decoder checks what it reads, and nothing is known to crash it; t
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -103,16 +104,20 @@ def _outcome(
     done: list[DecodedFile] = []
     errors: list[str] = []
     said: list[str] = []
+    written: deque[int] = deque(maxlen=1)
 
     def listen() -> None:
         for line in child.stdout or ():
-            facts = json.loads(line)
+            try:
+                facts = json.loads(line)
+            except ValueError:  # cut off when the process was ended
+                continue
             if "error" in facts:
                 errors.append(facts["error"])
             elif "sha256" in facts:
                 done.append(DecodedFile(facts["bytes"], facts["sha256"]))
-            elif on_bytes:
-                on_bytes(facts["bytes"])
+            else:
+                written.append(facts["bytes"])
 
     readers = [
         threading.Thread(target=listen, daemon=True),
@@ -125,6 +130,8 @@ def _outcome(
         while child.poll() is None:
             if cancel is not None and cancel.is_cancelled:
                 raise Cancelled(f"decompressing {source} was cancelled")
+            if on_bytes and written:
+                on_bytes(written.pop())
             if left <= 0:
                 raise CheckpointError(
                     f"{source} was not decompressed within {seconds} seconds; copy it from its source"
@@ -154,7 +161,7 @@ def main(arguments: list[str]) -> int:
     """The process itself."""
     source, target = Path(arguments[0]), Path(arguments[1])
     seconds, expected = int(arguments[2]), int(arguments[3])
-    _limit(seconds, expected)
+    _limit(seconds, expected, source.stat().st_size)
     digest, written, told = hashlib.sha256(), 0, 0
     try:
         with target.open("xb") as file:
@@ -190,19 +197,22 @@ def _ahead(parts: Iterator[bytes]) -> Iterator[bytes]:
             yield part
 
 
-def _limit(seconds: int, expected: int) -> None:
+def _limit(seconds: int, expected: int, mapped: int) -> None:
     """Limits that the operating system keeps, where it has them."""
     try:
         import resource
     except ImportError:  # Windows
         return
     for what, limit in (
-        (resource.RLIMIT_AS, MEMORY_BYTES),
+        (resource.RLIMIT_AS, MEMORY_BYTES + mapped),  # safetensors maps the whole file
         (resource.RLIMIT_CPU, seconds),
         (resource.RLIMIT_FSIZE, expected),
         (resource.RLIMIT_CORE, 0),
     ):
-        resource.setrlimit(what, (limit, limit))
+        _, hard = resource.getrlimit(what)
+        allowed = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        with contextlib.suppress(ValueError, OSError):  # macOS has no limit of addresses
+            resource.setrlimit(what, (allowed, hard))
 
 
 def _tell(facts: dict[str, object]) -> None:

@@ -21,7 +21,6 @@ from workbench.checkpoints.weight_files import (
     BYTES_SUFFIX,
     INDEX,
     TENSORS_SUFFIX,
-    WHOLE,
     check_links,
     check_weight_files,
     compressed_files,
@@ -103,9 +102,12 @@ def check_folder(folder: Path) -> None:
         raise CheckpointError(
             f"{folder} holds an adapter (adapter_config.json); merge it into its model first"
         )
-    compressed = compressed_files(folder)
-    for path in compressed.values():
-        plain_size(path)  # its headers, all of them
+    try:
+        compressed = compressed_files(folder)
+        for path in compressed.values():
+            plain_size(path)  # its headers, all of them
+    except OSError as error:  # a file that may not be read, a name that cannot be
+        raise CheckpointError(f"{folder} cannot be read: {error}") from error
     if not compressed:
         check_weight_files(folder)
 
@@ -152,7 +154,9 @@ def fetched(checkpoint: Checkpoint) -> Checkpoint:
     if folder is None or not has_weights(folder):
         try:
             names = HfApi().list_repo_files(checkpoint.source)
-            if WHOLE in names or not any(plain_name(name) for name in names):
+            top = [name for name in names if "/" not in name]
+            plain = any(name.endswith(".safetensors") and plain_name(name) is None for name in top)
+            if plain or not any(plain_name(name) for name in top):
                 return checkpoint
             folder = Path(snapshot_download(checkpoint.source, allow_patterns=_COMPRESSED_REPO))
         except (HfHubHTTPError, OSError, ValueError):

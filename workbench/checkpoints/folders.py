@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.cancel import CancelToken, OnProgress
-from workbench.checkpoints.cache import check_plain, temporary_folder
+from workbench.checkpoints.cache import check_plain, one_writer, temporary_folder
 from workbench.checkpoints.compressed_files import compressed_bytes, main_dtype, plain_size
 from workbench.checkpoints.decoding import decode_file
 from workbench.checkpoints.manifests import NAME, ManifestEntry, read_manifest, write_manifest
@@ -116,26 +116,64 @@ def compress_checkpoint(
     sources = plain_sources(path)
     place = path.resolve()
     beside = place.parent if path.is_file() else place.with_name(place.name + "-ZipNN")
-    home = beside if out is None else out
-    _check_home(home, {compressed_name(one.name) for one in sources}, is_file=path.is_file())
-    home.mkdir(parents=True, exist_ok=True)
-    entries = read_manifest(home)
-    report = []
-    meter = Meter("compressing", sum(one.stat().st_size for one in sources), on_progress, cancel)
-    for source in sources:
-        meter.check()
-        target = home / compressed_name(source.name)
-        entry = entries.get(target.name)
-        if entry is None or not is_done(target, entry, source):
-            entry = compress_file(source, target, on_bytes=meter.at, cancel=cancel)
-            entries[target.name] = entry
-            write_manifest(home, entries)
-        report.append(FileReport(target.name, **asdict(entry), is_verified=True))
-        meter.finish(entry.plain_bytes)
-    if path.is_dir():
-        _copy_others(path, home)
-        _write_index(path, home, {one.name: compressed_name(one.name) for one in sources})
+    home = (beside if out is None else out).resolve()
+    names = {one.name: compressed_name(one.name) for one in sources}
+    with one_writer(home):
+        if path.is_dir():
+            _check_new_home(path, home, names)
+        home.mkdir(parents=True, exist_ok=True)
+        report = []
+        total = sum(one.stat().st_size for one in sources)
+        meter = Meter("compressing", total, on_progress, cancel)
+        for source in sources:
+            meter.check()
+            target = home / names[source.name]
+            entry = compressed_entry(source, target, on_bytes=meter.at, cancel=cancel)
+            report.append(FileReport(target.name, **asdict(entry), is_verified=True))
+            meter.finish(entry.plain_bytes)
+        if path.is_dir():
+            _copy_others(path, home)
+            if (path / INDEX).is_file() and not (path / WHOLE).is_file():
+                write_atomic(home / INDEX, renamed_index(path / INDEX, names))
     return CompressionReport(str(home), tuple(report))
+
+
+def compressed_entry(
+    source: Path,
+    target: Path,
+    *,
+    on_bytes: Callable[[int], None] | None = None,
+    cancel: CancelToken | None = None,
+) -> ManifestEntry:
+    """The manifest's entry of `target`, which is made of `source` now unless an earlier run has made it.
+
+    Raises ``InputError`` for a `target` that is there and is something else.
+    """
+    entries = read_manifest(target.parent)
+    entry = entries.get(target.name)
+    if entry is not None and is_done(target, entry, source):
+        return entry
+    if (
+        entry is None and target.exists()
+    ):  # by a run that ended before it could say so, or by somebody else
+        entry = _adopted(source, target, cancel)
+    else:
+        entry = compress_file(source, target, on_bytes=on_bytes, cancel=cancel)
+    write_manifest(target.parent, read_manifest(target.parent) | {target.name: entry})
+    return entry
+
+
+def _adopted(source: Path, target: Path, cancel: CancelToken | None) -> ManifestEntry:
+    entry = ManifestEntry(
+        target.stat().st_size, sha256_file(target), source.stat().st_size, sha256_file(source)
+    )
+    try:
+        _verify_file(target, entry, None, cancel)
+    except CheckpointError as error:
+        raise InputError(
+            f"{target} is there and is not {source.name} compressed; give another place with --out, or remove it"
+        ) from error
+    return entry
 
 
 def compress_file(
@@ -188,10 +226,23 @@ def decompress_checkpoint(
     manifest, place = read_manifest(folder), path.resolve()
     bare = place.name.removesuffix("-ZipNN")
     beside = place.with_name(bare if bare != place.name else place.name + "-plain")
-    home = out or (place.parent if path.is_file() else beside)
-    _check_home(home, set(sources), is_file=path.is_file(), may_go_on=False)
+    home = (out or (place.parent if path.is_file() else beside)).resolve()
+    _check_home(home, set(sources), is_file=path.is_file())
     meter = _plain_meter("decompressing", sources, on_progress, cancel)
-    fresh = home.with_name(f".part-{home.name}")
+    with one_writer(home):
+        return _decompressed_into(path, home, sources, manifest, meter, cancel)
+
+
+def _decompressed_into(
+    path: Path,
+    home: Path,
+    sources: dict[str, Path],
+    manifest: dict[str, ManifestEntry],
+    meter: Meter,
+    cancel: CancelToken | None,
+) -> CompressionReport:
+    # on the disk where it is to be
+    fresh = home / ".part" if home.is_dir() else home.with_name(f".part-{home.name}")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     report = []
@@ -211,7 +262,9 @@ def decompress_checkpoint(
             meter.finish(found.bytes)
         if path.is_dir():
             _copy_others(path, fresh)
-            _write_index(path, fresh, {one.name: plain for plain, one in sources.items()})
+            if (path / INDEX).is_file():
+                names = {one.name: plain for plain, one in sources.items()}
+                (fresh / INDEX).write_bytes(renamed_index(path / INDEX, names))
             check_weight_files(fresh)
         _move_all(fresh, home)
     finally:
@@ -313,18 +366,45 @@ def compressed_name(name: str) -> str:
     return name.removesuffix(".safetensors") + BYTES_SUFFIX
 
 
-def _check_home(home: Path, names: set[str], *, is_file: bool, may_go_on: bool = True) -> None:
-    """Refuse to write over anything; a folder that an interrupted run left with its manifest is gone on with."""
+def _check_new_home(source: Path, home: Path, names: dict[str, str]) -> None:
+    """Refuse a folder with anything in it that this very source would not put there."""
+    if home == source.resolve():
+        raise InputError(
+            f"{home} is what is to be compressed; give another place with --out, or --in-place"
+        )
     if home.is_file():
         raise InputError(f"{home} is a file; give a folder with --out")
     if not home.is_dir():
         return
-    listed = set(read_manifest(home)) if may_go_on else set()
+    others = {path.name: path for path in _others(source)}
+    foreign = read_manifest(home).keys() - set(names.values())
+    for path in sorted(home.iterdir()):
+        if path.name.startswith(".") or path.name == NAME or path.name in names.values():
+            continue  # compressed files are compared later
+        if path.name == INDEX and (source / INDEX).is_file():
+            is_own = path.read_bytes() == renamed_index(source / INDEX, names)
+        else:
+            own = others.get(path.name)
+            is_own = own is not None and own.read_bytes() == path.read_bytes()
+        if not is_own:
+            foreign.add(path.name)
+    if foreign:
+        raise InputError(
+            f"{home} holds {min(foreign)} already, not of {source}; give another place with --out, or remove it"
+        )
+
+
+def _check_home(home: Path, names: set[str], *, is_file: bool) -> None:
+    """Refuse to write over anything."""
+    if home.is_file():
+        raise InputError(f"{home} is a file; give a folder with --out")
+    if not home.is_dir():
+        return
     there = {path.name for path in home.iterdir() if not path.name.startswith(".")}
-    in_the_way = (there & names) - listed if is_file or listed else there
+    in_the_way = there & names if is_file else there
     if in_the_way:
         raise InputError(
-            f"{home} holds {sorted(in_the_way)[0]} already; give another place with --out, or remove it"
+            f"{home} holds {min(in_the_way)} already; give another place with --out, or remove it"
         )
 
 
@@ -339,28 +419,28 @@ def is_done(target: Path, entry: ManifestEntry, source: Path) -> bool:
     return sha256_file(target) == entry.sha256
 
 
+def _others(source: Path) -> list[Path]:
+    """What is no weight file: config, tokenizer, licence. Links of a model folder were checked before."""
+    return [
+        path
+        for path in sorted(source.iterdir())
+        if path.is_file()
+        and not path.name.startswith(".")
+        and not path.name.endswith(_WEIGHTS)
+        and path.name not in (INDEX, NAME)
+    ]
+
+
 def _copy_others(source: Path, home: Path) -> None:
-    """Copy what is no weight file: config, tokenizer, licence. Links of a model folder were checked before."""
-    for path in sorted(source.iterdir()):
-        is_weight = path.name.endswith(_WEIGHTS) or path.name in (INDEX, NAME)
-        if (
-            path.is_file()
-            and not is_weight
-            and not path.name.startswith(".")
-            and not (home / path.name).exists()
-        ):
-            shutil.copyfile(path, home / path.name)
+    for path in _others(source):
+        write_atomic(home / path.name, path.read_bytes())
 
 
-def _write_index(source: Path, home: Path, names: dict[str, str]) -> None:
-    """The index of the new folder: the old one with the new names of the files."""
-    path = source / INDEX
-    if not path.is_file() or (source / WHOLE).is_file():
-        return
+def renamed_index(path: Path, names: dict[str, str]) -> bytes:
+    """An index with other names of its files."""
     raw = json.loads(path.read_text("utf-8"))
-    places = read_index(path)
-    raw["weight_map"] = {tensor: names.get(name, name) for tensor, name in places.items()}
-    write_atomic(home / INDEX, json.dumps(raw, indent=2).encode() + b"\n")
+    raw["weight_map"] = {tensor: names.get(name, name) for tensor, name in read_index(path).items()}
+    return json.dumps(raw, indent=2).encode() + b"\n"
 
 
 def _move_all(fresh: Path, home: Path) -> None:

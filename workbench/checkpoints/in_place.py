@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 from workbench.cancel import CancelToken, OnProgress
+from workbench.checkpoints.cache import one_writer
 from workbench.checkpoints.folders import (
     CompressionReport,
     FileReport,
-    compress_file,
+    compressed_entry,
     compressed_name,
-    is_done,
     plain_sources,
+    renamed_index,
 )
-from workbench.checkpoints.manifests import read_manifest, write_manifest
+from workbench.checkpoints.manifests import read_manifest
 from workbench.checkpoints.meter import Meter
 from workbench.checkpoints.weight_files import (
     INDEX,
+    WHOLE,
     compressed_files,
-    plain_name,
-    read_index,
     wanted_files,
 )
 from workbench.errors import CheckpointError
-from workbench.store import write_atomic
+from workbench.store import sha256_file, write_atomic
 
 
 def compress_in_place(
@@ -40,34 +39,44 @@ def compress_in_place(
     """
     if not compressed_files(folder):
         plain_sources(folder)  # whole, and of safetensors
-    names, entries, report = wanted_files(folder), read_manifest(folder), []
+    with one_writer(folder.resolve()):
+        return _compressed_in_place(folder, on_progress, cancel)
+
+
+def _compressed_in_place(
+    folder: Path, on_progress: OnProgress | None, cancel: CancelToken | None
+) -> CompressionReport:
+    names = wanted_files(folder)
     sizes = {name: (folder / name).stat().st_size for name in names if (folder / name).is_file()}
     meter = Meter("compressing", sum(sizes.values()), on_progress, cancel)
-    for name in names:
+    for name in sizes:
         meter.check()
-        source, target = folder / name, folder / compressed_name(name)
+        target = folder / compressed_name(name)
+        compressed_entry(folder / name, target, on_bytes=meter.at, cancel=cancel)
+        meter.finish(sizes[name])
+    entries, report = read_manifest(folder), []
+    for name in names:  # once more, now that nothing is written any longer
+        target = folder / compressed_name(name)
         entry = entries.get(target.name)
-        if source.is_file() and (entry is None or not is_done(target, entry, source)):
-            entry = compress_file(source, target, on_bytes=meter.at, cancel=cancel)
-            entries[target.name] = entry
-            write_manifest(folder, entries)
         if entry is None:
             raise CheckpointError(
                 f"{folder} is compressed already, and not by this program; see: workbench checkpoint verify {folder}"
             )
+        if not target.is_file() or sha256_file(target) != entry.sha256:
+            raise CheckpointError(
+                f"{target} differs from the sha256 of its manifest; no plain file was removed"
+            )
         report.append(FileReport(target.name, **asdict(entry), is_verified=True))
-        meter.finish(sizes.get(name, 0))
-    for name in names:
-        if (folder / name).is_file():
-            _remove(folder / name)
+    for name in sizes:
+        _remove(folder / name)
     index = folder / INDEX
     if index.is_file():
-        raw = json.loads(index.read_text("utf-8"))
-        places = read_index(index)
-        raw["weight_map"] = {
-            tensor: compressed_name(plain_name(name) or name) for tensor, name in places.items()
-        }
-        write_atomic(index, json.dumps(raw, indent=2).encode() + b"\n")
+        if names == [WHOLE]:
+            index.unlink()  # of other shards, which nothing reads beside one whole file
+        else:
+            write_atomic(
+                index, renamed_index(index, {name: compressed_name(name) for name in names})
+            )
     return CompressionReport(str(folder), tuple(report))
 
 

@@ -87,7 +87,13 @@ def plain_name(name: str) -> str | None:
 def wanted_files(folder: Path) -> list[str]:
     """Names of the plain weight files that a folder is of: those of its index, else the one whole file."""
     index = folder / INDEX
-    if not index.is_file() or (folder / WHOLE).is_file():
+    stem = WHOLE.removesuffix(".safetensors")
+    whole = (
+        WHOLE,
+        stem + BYTES_SUFFIX,
+        stem + TENSORS_SUFFIX,
+    )  # the library prefers one file to shards
+    if not index.is_file() or any((folder / name).is_file() for name in whole):
         return [WHOLE]
     return sorted({plain_name(name) or name for name in read_index(index).values()})
 

@@ -219,7 +219,13 @@ def _plain_weights(checkpoint: Checkpoint) -> Checkpoint:
             )
 
     log.info(f"{checkpoint.name} is compressed; its plain weights are kept in {cache_folder()}")
-    plain = decompressed(folder, name=checkpoint.name, on_progress=tell)
+    try:
+        plain = decompressed(folder, name=checkpoint.name, on_progress=tell)
+    except OSError as error:
+        raise CheckpointError(
+            f"{checkpoint.name} cannot be decompressed into {cache_folder()}: {error}; set WORKBENCH_CACHE to a folder "
+            "that can be written to"
+        ) from error
     return Checkpoint(checkpoint.name, str(plain), True)
 
 
