@@ -128,6 +128,13 @@ def test_a_truncated_stream_is_one_sentence(lost):
         list(decode_stream(io.BytesIO(whole), 0, header, "x"))
 
 
+def test_what_follows_the_last_block_within_a_stream_is_refused():
+    whole = bytearray(header_with() + b"x")
+    whole[24:32] = struct.pack("<Q", len(whole))
+    with pytest.raises(CheckpointError, match="its blocks do not fill it"):
+        decoded(bytes(whole))
+
+
 def test_a_shape_is_checked():
     plain = np.zeros(700, "<u2").tobytes()
     whole = bytearray(encode_stream(plain, "bfloat16", is_streaming=False))
