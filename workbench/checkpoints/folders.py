@@ -227,9 +227,9 @@ def decompress_checkpoint(
     bare = place.name.removesuffix("-ZipNN")
     beside = place.with_name(bare if bare != place.name else place.name + "-plain")
     home = (out or (place.parent if path.is_file() else beside)).resolve()
-    _check_home(home, set(sources), is_file=path.is_file())
     meter = _plain_meter("decompressing", sources, on_progress, cancel)
     with one_writer(home):
+        _check_home(home, set(sources), is_file=path.is_file())
         return _decompressed_into(path, home, sources, manifest, meter, cancel)
 
 
@@ -275,7 +275,9 @@ def _decompressed_into(
 def verify_checkpoint(
     path: Path, *, on_progress: OnProgress | None = None, cancel: CancelToken | None = None
 ) -> CompressionReport:
-    """Decompress every compressed file of a folder, or one file, to nowhere, and compare all with the manifest.
+    """Decompress every compressed file of a folder, or one file, and compare all with the manifest; nothing is kept.
+
+    One plain file at a time lies in the cache's folder meanwhile.
 
     Without a manifest only what ZipNN's headers and safetensors' own say is compared: the report tells which files.
     """
