@@ -266,7 +266,9 @@ def test_a_plan_that_fits_offers_nothing_else():
 
 def alternatives(name, gb, **settings):
     plan = wb.plan_memory(name, device="cuda", device_bytes=gb * GB, **settings)
-    starts = {"the largest context": "context", "with quantization='8bit'": "8-bit",
+    starts = {"the largest context": "context", "with expert_cache": "experts",
+              "with quantization='8bit', expert_cache": "8-bit-experts",
+              "with quantization='4bit', expert_cache": "4-bit-experts", "with quantization='8bit'": "8-bit",
               "with quantization='4bit'": "4-bit",
               "with decoding=Decoding(cache='int8')": "int8",
               "with decoding=Decoding(cache='offloaded')": "offloaded",
@@ -286,9 +288,10 @@ def alternatives(name, gb, **settings):
          "context dtype offloaded map-reduce endpoint"),
         (MINI, 8, {}, "8-bit endpoint"),
         # 80 GB: 78 GiB of weights leave nothing for bf16; 8-bit and mini hold all 128K
-        (MOE, 80, {"context": 131_072}, "8-bit mini endpoint"),
-        (MOE, 80, {}, "8-bit mini endpoint"),
-        (MOE, 24, {}, "mini endpoint"),
+        (MOE, 80, {"context": 131_072}, "8-bit experts mini endpoint"),
+        (MOE, 80, {}, "8-bit experts mini endpoint"),
+        # 24 GB: some experts of each layer, in bf16 or, more of them, in 8 and in 4 bits
+        (MOE, 24, {}, "experts 8-bit-experts 4-bit-experts mini endpoint"),
         (MOE, 1, {}, "endpoint"),
     ],
 )  # fmt: skip
