@@ -370,6 +370,28 @@ def cards_table() -> str:
     return "\n".join(lines)
 
 
-def test_the_table_of_cards_is_what_the_planner_says():
+def slots_table() -> str:
+    """The other table of docs/memory.md: how many experts of each layer fit, and the host memory of loading."""
+
+    def most(gb, quantization):
+        options = {"device": "cuda", "device_bytes": gb * GB, "quantization": quantization}
+        if wb.plan_memory(MOE, **options).fits:
+            return "all"
+        fitting = [n for n in range(2, 16) if wb.plan_memory(MOE, expert_cache=n, **options).fits]
+        return str(max(fitting, default="–"))
+
+    lines = ["| | 12 GB | 24 GB | 48 GB | 80 GB | host memory |", "|---|---|---|---|---|---|"]
+    for words, quantization in (("bf16", None), ("8bit", "8bit"), ("4bit", "4bit")):
+        host = plan_config(
+            SHAPES["MoE"], context=4096, dtype="bfloat16", device="cuda", device_bytes=0,
+            quantized=quantization, expert_cache=2,
+        ).host_bytes  # fmt: skip
+        cells = [*(most(gb, quantization) for gb in (12, 24, 48, 80)), f"{host / GIB:.0f} GiB"]
+        lines.append(f"| MoE, {words} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("made", [cards_table, slots_table])
+def test_the_tables_of_cards_are_what_the_planner_says(made):
     docs = Path(__file__).resolve().parents[2] / "docs" / "memory.md"
-    assert cards_table() in docs.read_text("utf-8")
+    assert made() in docs.read_text("utf-8")
