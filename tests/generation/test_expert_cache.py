@@ -194,6 +194,15 @@ def test_the_plan_is_what_is_held_on_a_cpu():
     assert plan.weight_bytes == held and plan.host_bytes == 0
 
 
+def test_another_context_is_planned_as_the_model_is_held():
+    generator = load_generator("pocket", device="cpu", quantization="8bit", expert_cache=4)
+    plan = generator._plan(8192)
+    assert (plan.quantization, plan.expert_cache) == ("8bit", 4)
+    held = sum(p.nbytes for p in generator.model.parameters())
+    held += sum(one.bytes for one in all_slots(generator.model))
+    assert plan.weight_bytes == pytest.approx(held, rel=0.05)
+
+
 def test_a_refusal_names_the_experts_that_would_fit():
     plan = plan_memory(MOE, device="cuda", device_bytes=24 * GB)
     found = [one for one in plan.alternatives if "expert_cache" in one]
