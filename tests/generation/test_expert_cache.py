@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from workbench.cli import main
+from workbench.generation import planning
 from workbench.generation.expert_cache import FADING, CachedExperts, Slots, all_slots
 from workbench.generation.known_shapes import KNOWN_SHAPES, MOE
 from workbench.generation.loading import load_generator
-from workbench.generation.memory import expert_bytes, plan_config
+from workbench.generation.memory import RESERVE, expert_bytes, plan_config
 from workbench.generation.planning import plan_memory
 from workbench.generation.prompts import plain_prompt
 from workbench.routing.intervene import Edit
@@ -184,6 +185,18 @@ def test_the_plan_adds_up():
     assert "experts in host memory" in str(part) and "8 of each layer" in str(part)
     # 16 experts of 32 layers, each 3 * 4096 * 6400 numbers of 4.5 bits
     assert experts == 16 * 32 * 3 * 4096 * 6400 * 9 // 16
+
+
+@pytest.mark.parametrize(("host", "fits"), [(32 * GB, True), (20 * GB, False)])
+def test_host_memory_of_this_machine_counts(host, fits, monkeypatch):
+    memory = {"cuda": 24 * GB, "cpu": host}
+    monkeypatch.setattr(planning, "check_device", lambda device: None)
+    monkeypatch.setattr(planning, "device_memory", memory.__getitem__)
+    plan = plan_memory(MOE, device="cuda", quantization="4bit", expert_cache=8)
+    assert plan.fits == fits and plan.host_usable == int(host * (1 - RESERVE))
+    assert fits or "in host memory" in plan.refusal.rpartition("usable, ")[2]
+    if not fits:
+        assert plan.host_lack == plan.host_bytes - plan.host_usable
 
 
 def test_the_plan_is_what_is_held_on_a_cpu():
