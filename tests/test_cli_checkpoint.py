@@ -69,7 +69,7 @@ def test_a_place_that_cannot_be_written_to_is_one_sentence(run, phi, monkeypatch
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied", "/there")
 
-    monkeypatch.setattr("workbench.checkpoints.folders.compress_file", refuse)
+    monkeypatch.setattr("workbench.checkpoints.file_compression.compress_file", refuse)
     code, _, err = run("compress", phi)
     assert code == 3 and "workbench: /there: Permission denied" in err
 

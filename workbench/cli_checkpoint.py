@@ -12,7 +12,7 @@ from workbench.errors import InputError
 
 if TYPE_CHECKING:
     from workbench.cancel import OnProgress, Progress
-    from workbench.checkpoints.folders import CompressionReport
+    from workbench.checkpoints.reports import CompressionReport
 
 Result = dict[str, Any]
 
@@ -116,7 +116,8 @@ def _written(
 
 
 def _cache(arguments: argparse.Namespace) -> tuple[Result, str]:
-    from workbench.checkpoints.cache import cache_folder, clean_cache, list_cache
+    from workbench.checkpoints.cache_listing import clean_cache, list_cache
+    from workbench.checkpoints.cache_places import cache_folder
 
     if arguments.clean is None:
         if arguments.unused_days is not None:

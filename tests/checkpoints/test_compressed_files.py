@@ -23,8 +23,14 @@ from workbench.checkpoints.compressed_files import (
     plain_bytes,
     plain_size,
 )
-from workbench.checkpoints.decoding import decode_file
-from workbench.checkpoints.manifests import NAME, ManifestEntry, read_manifest, write_manifest
+from workbench.checkpoints.decoding import DecodedFile, decode_file
+from workbench.checkpoints.manifests import (
+    NAME,
+    ManifestEntry,
+    check_plain,
+    read_manifest,
+    write_manifest,
+)
 from workbench.checkpoints.zipnn import encode_stream
 from workbench.errors import Cancelled, CheckpointError
 
@@ -253,9 +259,6 @@ def test_ten_thousand_mutated_files_give_a_sentence_or_other_bytes_that_the_mani
     tmp_path,
 ):
     """In this process, so that a crash of the decoder would be seen."""
-    from workbench.checkpoints.cache import check_plain
-    from workbench.checkpoints.decoding import DecodedFile
-
     draws = np.random.default_rng(0)
     source = tmp_path / "model.safetensors"
     save_file(

@@ -13,8 +13,10 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from workbench.cancel import CancelToken
-from workbench.checkpoints import cache, folders
-from workbench.checkpoints.cache import cache_folder, clean_cache, decompressed, list_cache
+from workbench.checkpoints import cache, file_compression
+from workbench.checkpoints.cache import decompressed
+from workbench.checkpoints.cache_listing import clean_cache, list_cache
+from workbench.checkpoints.cache_places import cache_folder, one_writer
 from workbench.checkpoints.finding import Checkpoint, fetched
 from workbench.checkpoints.folders import (
     compress_checkpoint,
@@ -257,7 +259,7 @@ def test_a_link_out_of_the_folder_and_a_pickle_are_refused(compressed, own_cache
 def test_nothing_is_written_over_and_an_interrupted_run_goes_on(sharded, tmp_path, monkeypatch):
     home = tmp_path / "out"
     cancel, made = CancelToken(), []
-    compress = folders.compress_file
+    compress = file_compression.compress_file
 
     def then_stop(source, target, *, on_bytes, **_):
         made.append(source.name)
@@ -265,7 +267,7 @@ def test_nothing_is_written_over_and_an_interrupted_run_goes_on(sharded, tmp_pat
             cancel.cancel()
         return compress(source, target, on_bytes=on_bytes)
 
-    monkeypatch.setattr(folders, "compress_file", then_stop)
+    monkeypatch.setattr(file_compression, "compress_file", then_stop)
     with pytest.raises(Cancelled):
         compress_checkpoint(sharded, home, cancel=cancel)
     assert len(read_manifest(home)) == 2
@@ -520,8 +522,6 @@ def test_cleaning_touches_only_what_the_cache_made(compressed, own_cache):
 
 
 def test_a_second_writer_is_told_to_wait(sharded, tmp_path):
-    from workbench.checkpoints.cache import one_writer
-
     with one_writer((tmp_path / "out").resolve()):
         with pytest.raises(InputError, match="another run writes to"):
             compress_checkpoint(sharded, tmp_path / "out")

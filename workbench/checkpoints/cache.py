@@ -8,22 +8,18 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
-import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from workbench.cancel import CancelToken, OnProgress
+from workbench.checkpoints.cache_entries import is_there, read_entry, read_facts, write_entry
+from workbench.checkpoints.cache_places import cache_folder
 from workbench.checkpoints.compressed_files import plain_size
 from workbench.checkpoints.decoding import DecodedFile, decode_file
-from workbench.checkpoints.manifests import ManifestEntry, read_manifest
+from workbench.checkpoints.manifests import ManifestEntry, check_plain, read_manifest
 from workbench.checkpoints.meter import Meter
 from workbench.checkpoints.weight_files import (
     INDEX,
@@ -33,38 +29,10 @@ from workbench.checkpoints.weight_files import (
     read_index,
     tensor_names,
 )
-from workbench.errors import CheckpointError, InputError
+from workbench.errors import CheckpointError
 from workbench.store import sha256_bytes, sha256_file, write_atomic
 
-_ENTRY = "entry.json"
-_KEY = re.compile("[0-9a-f]{32}")
 _SEEN = "seen.json"
-_TEMPORARY = ".temporary-"
-_DAY_SECONDS = 86_400
-
-
-@dataclass(frozen=True, slots=True)
-class CachedCheckpoint:
-    """One folder of the cache: its key, whose weights it holds, where they came from, and its bytes on disk.
-
-    ``used`` is when it was last loaded, in seconds since 1970; ``is_whole`` says that every file is there.
-    """
-
-    key: str
-    name: str
-    source: str
-    bytes: int
-    used: float
-    is_whole: bool
-
-
-def cache_folder() -> Path:
-    """Where decompressed weights lie: below WORKBENCH_CACHE, else the user's cache folder."""
-    own = os.environ.get("WORKBENCH_CACHE")
-    if own:
-        return Path(own).expanduser() / "checkpoints"
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(home).expanduser() / "workbench" / "checkpoints"
 
 
 def decompressed(
@@ -99,104 +67,27 @@ def decompressed(
     home = root / key
     with FileLock(root / f".{key}.lock"):
         home.mkdir(exist_ok=True)
-        entry = _read_entry(home)
+        entry = read_entry(home)
         entry |= {"name": name, "source": str(folder), "wanted": sorted(sums)}
         sizes = {plain: plain_size(path) for plain, path in sources.items()}
         _check_room(
-            home, {p: n for p, n in sizes.items() if not _is_there(home / p, entry["files"].get(p))}
+            home, {p: n for p, n in sizes.items() if not is_there(home / p, entry["files"].get(p))}
         )
         meter = Meter("decompressing", sum(sizes.values()), on_progress, cancel)
         for plain, path in sorted(sources.items()):
             meter.check()
-            if not _is_there(home / plain, entry["files"].get(plain)):
+            if not is_there(home / plain, entry["files"].get(plain)):
                 found = _decompress(path, home / plain, meter, cancel)
                 entry["files"][plain] = _told(home / plain, sums[plain], found)
-                _write_entry(home, entry)
+                write_entry(home, entry)
             known = entry["files"][plain]
             check_plain(path, DecodedFile(known["bytes"], known["sha256"]), manifest.get(path.name))
             meter.finish(sizes[plain])
         if (folder / INDEX).is_file():
             _write_plain_index(folder / INDEX, home / INDEX)
-        _write_entry(home, entry)  # also the time of its last use
+        write_entry(home, entry)  # also the time of its last use
         check_weight_files(home)
     return home
-
-
-@contextmanager
-def one_writer(home: Path) -> Iterator[None]:
-    """Raise ``InputError`` while another run writes to the folder `home`."""
-    root = cache_folder()
-    root.mkdir(parents=True, exist_ok=True, mode=0o700)
-    name = sha256_bytes(os.fsencode(home))[:32]
-    try:
-        with FileLock(root / f".writer-{name}.lock", timeout=0):
-            yield
-    except Timeout as error:
-        raise InputError(f"another run writes to {home}: wait for it") from error
-
-
-@contextmanager
-def temporary_folder() -> Iterator[Path]:
-    """A folder in the cache for what is large and soon removed; what a killed process left there goes after a day."""
-    root = cache_folder()
-    root.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for old in root.glob(f"{_TEMPORARY}*"):
-        if time.time() - old.stat().st_mtime > _DAY_SECONDS:
-            shutil.rmtree(old, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=root, prefix=_TEMPORARY) as name:
-        yield Path(name)
-
-
-def list_cache() -> tuple[CachedCheckpoint, ...]:
-    """What the cache holds, the last used first."""
-    root, found = cache_folder(), []
-    for home in root.iterdir() if root.is_dir() else ():
-        if not _KEY.fullmatch(home.name) or not (home / _ENTRY).is_file():
-            continue  # not the cache's own
-        entry = _read_entry(home)
-        wanted = entry.get("wanted", [])
-        is_whole = bool(wanted) and all(
-            _is_there(home / name, entry["files"].get(name)) for name in wanted
-        )
-        size = sum(path.stat().st_size for path in home.iterdir() if path.is_file())
-        used = max(path.stat().st_mtime for path in (home, home / _ENTRY) if path.exists())
-        found.append(
-            CachedCheckpoint(
-                home.name,
-                str(entry.get("name", "")),
-                str(entry.get("source", "")),
-                size,
-                used,
-                is_whole,
-            )
-        )
-    return tuple(sorted(found, key=lambda one: -one.used))
-
-
-def clean_cache(
-    keys: tuple[str, ...] = (), *, unused_days: float | None = None
-) -> tuple[CachedCheckpoint, ...]:
-    """Remove the folders named by `keys` (their beginnings will do), those unused for some days, or all; what was.
-
-    Raises ``InputError`` for a key that the cache does not hold.
-    """
-    held = list_cache()
-    for key in keys:
-        if not key or not any(one.key.startswith(key) for one in held):
-            raise InputError(
-                f"the cache holds nothing called {key!r}; see: workbench checkpoint cache"
-            )
-    oldest = float("inf") if unused_days is None else time.time() - unused_days * _DAY_SECONDS
-    gone = tuple(
-        one
-        for one in held
-        if (not keys or one.key.startswith(keys)) and (unused_days is None or one.used < oldest)
-    )
-    for one in gone:
-        with FileLock(cache_folder() / f".{one.key}.lock"):
-            shutil.rmtree(cache_folder() / one.key, ignore_errors=True)
-        (cache_folder() / f".{one.key}.lock").unlink(missing_ok=True)
-    return gone
 
 
 def _checked_sum(path: Path, manifest: dict[str, ManifestEntry], root: Path) -> str:
@@ -208,7 +99,7 @@ def _checked_sum(path: Path, manifest: dict[str, ManifestEntry], root: Path) -> 
             f"{path} has {facts.st_size:,} bytes, its manifest says {told.bytes:,}; copy both from their source"
         )
     with FileLock(root / f".{_SEEN}.lock"):
-        seen = _read_json(root / _SEEN)
+        seen = read_facts(root / _SEEN)
     place, now = str(path.resolve()), [facts.st_size, facts.st_mtime_ns]
     known = seen.get(place)
     if isinstance(known, list) and len(known) == 3 and known[:2] == now:
@@ -217,7 +108,7 @@ def _checked_sum(path: Path, manifest: dict[str, ManifestEntry], root: Path) -> 
         found = sha256_file(path)
         with FileLock(root / f".{_SEEN}.lock"):
             write_atomic(
-                root / _SEEN, json.dumps(_read_json(root / _SEEN) | {place: [*now, found]}).encode()
+                root / _SEEN, json.dumps(read_facts(root / _SEEN) | {place: [*now, found]}).encode()
             )
     if told is not None and told.sha256 != found:
         raise CheckpointError(
@@ -240,14 +131,6 @@ def _decompress(
         part.unlink(missing_ok=True)
 
 
-def check_plain(source: Path, found: DecodedFile, told: ManifestEntry | None) -> None:
-    """Compare what a compressed file gave with what its manifest says."""
-    if told is not None and (found.bytes, found.sha256) != (told.plain_bytes, told.plain_sha256):
-        raise CheckpointError(
-            f"{source} gives other bytes than its manifest says; copy both from their source"
-        )
-
-
 def _check_room(home: Path, missing: dict[str, int]) -> None:
     """Refuse what would leave less than a twentieth of the disk."""
     disk, wanted = shutil.disk_usage(home), sum(missing.values())
@@ -263,31 +146,6 @@ def _told(path: Path, compressed_sha256: str, found: DecodedFile) -> dict[str, A
     return {
         "bytes": facts.st_size, "mtime_ns": facts.st_mtime_ns, "sha256": found.sha256, "from": compressed_sha256,
     }  # fmt: skip
-
-
-def _is_there(path: Path, told: Any) -> bool:
-    if not isinstance(told, dict) or "sha256" not in told or not path.is_file():
-        return False
-    facts = path.stat()
-    return (facts.st_size, facts.st_mtime_ns) == (told.get("bytes"), told.get("mtime_ns"))
-
-
-def _read_entry(home: Path) -> dict[str, Any]:
-    entry = _read_json(home / _ENTRY)
-    return entry if isinstance(entry.get("files"), dict) else {"files": {}}
-
-
-def _write_entry(home: Path, entry: dict[str, Any]) -> None:
-    write_atomic(home / _ENTRY, json.dumps(entry, indent=2).encode())
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """What a file of the cache says; nothing where it is missing or was damaged."""
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _write_plain_index(source: Path, target: Path) -> None:

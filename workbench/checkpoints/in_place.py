@@ -6,17 +6,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from workbench.cancel import CancelToken, OnProgress
-from workbench.checkpoints.cache import one_writer
-from workbench.checkpoints.folders import (
-    CompressionReport,
-    FileReport,
-    compressed_entry,
-    compressed_name,
-    plain_sources,
-    renamed_index,
-)
+from workbench.checkpoints.cache_places import one_writer
+from workbench.checkpoints.file_compression import compressed_entry, compressed_name
+from workbench.checkpoints.folders import plain_sources
 from workbench.checkpoints.manifests import read_manifest
 from workbench.checkpoints.meter import Meter
+from workbench.checkpoints.new_folders import renamed_index
+from workbench.checkpoints.reports import CompressionReport, FileReport
 from workbench.checkpoints.weight_files import (
     INDEX,
     WHOLE,

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from workbench.cancel import Progress
-from workbench.checkpoints.cache import cache_folder, decompressed
+from workbench.checkpoints.cache import decompressed
+from workbench.checkpoints.cache_places import cache_folder
 from workbench.checkpoints.finding import (
     PHI_IDS,
     POCKET,

@@ -1,0 +1,52 @@
+"""Where the cache of plain weights lies, and the locks by which runs keep out of each other's way."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from workbench.errors import InputError
+from workbench.store import DAY_SECONDS, sha256_bytes
+
+_TEMPORARY = ".temporary-"
+
+
+def cache_folder() -> Path:
+    """Where decompressed weights lie: below WORKBENCH_CACHE, else the user's cache folder."""
+    own = os.environ.get("WORKBENCH_CACHE")
+    if own:
+        return Path(own).expanduser() / "checkpoints"
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(home).expanduser() / "workbench" / "checkpoints"
+
+
+@contextmanager
+def one_writer(home: Path) -> Iterator[None]:
+    """Raise ``InputError`` while another run writes to the folder `home`."""
+    root = cache_folder()
+    root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    name = sha256_bytes(os.fsencode(home))[:32]
+    try:
+        with FileLock(root / f".writer-{name}.lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise InputError(f"another run writes to {home}: wait for it") from error
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder in the cache for what is large and soon removed; what a killed process left there goes after a day."""
+    root = cache_folder()
+    root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for old in root.glob(f"{_TEMPORARY}*"):
+        if time.time() - old.stat().st_mtime > DAY_SECONDS:
+            shutil.rmtree(old, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=root, prefix=_TEMPORARY) as name:
+        yield Path(name)

@@ -1,0 +1,100 @@
+"""The folder that a result is written to: nothing is overwritten, and what is no weight file comes along."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from workbench.checkpoints.manifests import NAME, read_manifest
+from workbench.checkpoints.weight_files import BYTES_SUFFIX, INDEX, read_index
+from workbench.errors import InputError
+from workbench.store import write_atomic
+
+_WEIGHTS = (
+    ".safetensors",
+    BYTES_SUFFIX,
+    ".bin",
+    ".bin.znn",
+    ".pt",
+    ".pth",
+    ".h5",
+    ".msgpack",
+    ".ckpt",
+)
+
+
+def check_new_home(source: Path, home: Path, names: dict[str, str]) -> None:
+    """Refuse a folder with anything in it that this very source would not put there."""
+    if home == source.resolve():
+        raise InputError(
+            f"{home} is what is to be compressed; give another place with --out, or --in-place"
+        )
+    if home.is_file():
+        raise InputError(f"{home} is a file; give a folder with --out")
+    if not home.is_dir():
+        return
+    others = {path.name: path for path in _others(source)}
+    foreign = read_manifest(home).keys() - set(names.values())
+    for path in sorted(home.iterdir()):
+        if path.name.startswith(".") or path.name == NAME or path.name in names.values():
+            continue  # compressed files are compared later
+        if path.name == INDEX and (source / INDEX).is_file():
+            is_own = path.read_bytes() == renamed_index(source / INDEX, names)
+        else:
+            own = others.get(path.name)
+            is_own = own is not None and own.read_bytes() == path.read_bytes()
+        if not is_own:
+            foreign.add(path.name)
+    if foreign:
+        raise InputError(
+            f"{home} holds {min(foreign)} already, not of {source}; give another place with --out, or remove it"
+        )
+
+
+def check_home(home: Path, names: set[str], *, is_file: bool) -> None:
+    """Refuse to write over anything."""
+    if home.is_file():
+        raise InputError(f"{home} is a file; give a folder with --out")
+    if not home.is_dir():
+        return
+    there = {path.name for path in home.iterdir() if not path.name.startswith(".")}
+    in_the_way = there & names if is_file else there
+    if in_the_way:
+        raise InputError(
+            f"{home} holds {min(in_the_way)} already; give another place with --out, or remove it"
+        )
+
+
+def _others(source: Path) -> list[Path]:
+    """What is no weight file: config, tokenizer, licence. Links of a model folder were checked before."""
+    return [
+        path
+        for path in sorted(source.iterdir())
+        if path.is_file()
+        and not path.name.startswith(".")
+        and not path.name.endswith(_WEIGHTS)
+        and path.name not in (INDEX, NAME)
+    ]
+
+
+def copy_others(source: Path, home: Path) -> None:
+    """Copy what is no weight file."""
+    for path in _others(source):
+        write_atomic(home / path.name, path.read_bytes())
+
+
+def renamed_index(path: Path, names: dict[str, str]) -> bytes:
+    """An index with other names of its files."""
+    raw = json.loads(path.read_text("utf-8"))
+    raw["weight_map"] = {tensor: names.get(name, name) for tensor, name in read_index(path).items()}
+    return json.dumps(raw, indent=2).encode() + b"\n"
+
+
+def move_all(fresh: Path, home: Path) -> None:
+    """Everything of a folder into another: at once where that is not there yet, else file by file."""
+    if not home.exists():
+        os.replace(fresh, home)
+        return
+    for path in sorted(fresh.iterdir()):
+        os.replace(path, home / path.name)
