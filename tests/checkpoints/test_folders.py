@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from workbench.cancel import CancelToken
-from workbench.checkpoints import cache, file_compression
+from workbench.checkpoints import cache, file_compression, machine
 from workbench.checkpoints.cache import decompressed
 from workbench.checkpoints.cache_listing import clean_cache, list_cache
 from workbench.checkpoints.cache_places import cache_folder, one_writer
@@ -26,7 +27,7 @@ from workbench.checkpoints.folders import (
 from workbench.checkpoints.in_place import compress_in_place
 from workbench.checkpoints.manifests import NAME, read_manifest, write_manifest
 from workbench.checkpoints.weight_files import INDEX, WHOLE
-from workbench.errors import Cancelled, CheckpointError, InputError
+from workbench.errors import Cancelled, CheckpointError, InputError, MachineFault
 from workbench.generation.loading import load_generator
 from workbench.generation.prompts import plain_prompt
 from workbench.routing.agreement import agreement
@@ -499,6 +500,48 @@ def test_a_file_of_somebody_else_stays(make_tiny, tmp_path):
         compress_checkpoint(make_tiny(seed=9), tmp_path / "out")
 
 
+def test_a_fault_of_the_machine_is_not_blamed_on_a_file(make_tiny, tmp_path, monkeypatch):
+    """Neither on the one that was made before, nor on the source; and no temporary file is named."""
+    folder = tmp_path / "phi"
+    shutil.copytree(make_tiny(seed=9), folder)
+    real = file_compression.decode_file
+
+    def killed(source, *_, **__):
+        raise MachineFault(f"decompressing {source} was ended from outside")
+
+    monkeypatch.setattr(file_compression, "decode_file", killed)
+    with pytest.raises(MachineFault, match=r"phi/model\.safetensors was ended from outside"):
+        compress_checkpoint(folder, tmp_path / "out")
+    monkeypatch.setattr(file_compression, "decode_file", real)
+    compress_checkpoint(folder, tmp_path / "out")
+    (tmp_path / "out" / NAME).unlink()
+    monkeypatch.setattr(file_compression, "decode_file", killed)
+    with pytest.raises(MachineFault, match=r"model\.safetensors\.znn was ended from outside"):
+        compress_checkpoint(folder, tmp_path / "out")
+
+
+def test_a_source_that_changes_while_it_is_compressed_is_told(make_tiny, tmp_path, monkeypatch):
+    folder = tmp_path / "phi"
+    shutil.copytree(make_tiny(seed=9), folder)
+    found = file_compression.decode_file
+
+    def other(*arguments, **options):
+        return replace(found(*arguments, **options), sha256="0" * 64)
+
+    monkeypatch.setattr(file_compression, "decode_file", other)
+    with pytest.raises(CheckpointError, match=r"phi/model\.safetensors and what was compressed of"):
+        compress_checkpoint(folder, tmp_path / "out")
+    assert not any(path.name.endswith(".znn") for path in (tmp_path / "out").iterdir())
+
+
+def test_a_name_with_a_line_break_stays_within_one_line(tmp_path):
+    folder = tmp_path / "a\nworkbench: all is well\x1b[2J"
+    folder.mkdir()
+    with pytest.raises(CheckpointError) as told:
+        verify_checkpoint(folder)
+    assert r"/a\nworkbench: all is well\x1b[2J" in str(told.value) and str(told.value).isprintable()
+
+
 def test_a_file_that_was_finished_before_its_run_could_say_so_is_taken(sharded, tmp_path):
     home = tmp_path / "out"
     compress_checkpoint(sharded, home)
@@ -553,6 +596,6 @@ def test_a_cache_that_cannot_be_written_to_is_one_sentence(compressed, monkeypat
 
 def test_what_would_fill_the_disk_is_refused(compressed, own_cache, monkeypatch):
     usage = type("Usage", (), {"free": 900_000, "total": 10_000_000})
-    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(CheckpointError, match="make room, or set WORKBENCH_CACHE"):
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(CheckpointError, match="make room there, or set WORKBENCH_CACHE"):
         decompressed(compressed, name="x")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,10 @@ from filelock import FileLock
 
 from workbench.cancel import CancelToken, OnProgress
 from workbench.checkpoints.cache_entries import is_there, read_entry, read_facts, write_entry
-from workbench.checkpoints.cache_places import cache_folder
+from workbench.checkpoints.cache_places import made_cache_folder
 from workbench.checkpoints.compressed_files import plain_size
 from workbench.checkpoints.decoding import DecodedFile, decode_file
+from workbench.checkpoints.machine import check_room
 from workbench.checkpoints.manifests import ManifestEntry, check_plain, read_manifest
 from workbench.checkpoints.meter import Meter
 from workbench.checkpoints.weight_files import (
@@ -27,12 +27,12 @@ from workbench.checkpoints.weight_files import (
     compressed_files,
     plain_name,
     read_index,
-    tensor_names,
 )
 from workbench.errors import CheckpointError
 from workbench.store import sha256_bytes, sha256_file, write_atomic
 
 _SEEN = "seen.json"
+_KEPT_FREE = 0.05  # of the disk
 
 
 def decompressed(
@@ -55,8 +55,7 @@ def decompressed(
     """
     sources = compressed_files(folder)
     manifest = read_manifest(folder)
-    root = cache_folder()
-    root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    root = made_cache_folder()
     unlisted = [path.name for path in sources.values() if manifest and path.name not in manifest]
     if unlisted:
         raise CheckpointError(
@@ -70,9 +69,8 @@ def decompressed(
         entry = read_entry(home)
         entry |= {"name": name, "source": str(folder), "wanted": sorted(sums)}
         sizes = {plain: plain_size(path) for plain, path in sources.items()}
-        _check_room(
-            home, {p: n for p, n in sizes.items() if not is_there(home / p, entry["files"].get(p))}
-        )
+        missing = [p for p in sizes if not is_there(home / p, entry["files"].get(p))]
+        check_room({home: sum(sizes[plain] for plain in missing)}, reserve=_KEPT_FREE)
         meter = Meter("decompressing", sum(sizes.values()), on_progress, cancel)
         for plain, path in sorted(sources.items()):
             meter.check()
@@ -124,21 +122,10 @@ def _decompress(
     part.unlink(missing_ok=True)
     try:
         found = decode_file(source, part, on_bytes=meter.at, cancel=cancel)
-        tensor_names(part)
         os.replace(part, target)
         return found
     finally:
         part.unlink(missing_ok=True)
-
-
-def _check_room(home: Path, missing: dict[str, int]) -> None:
-    """Refuse what would leave less than a twentieth of the disk."""
-    disk, wanted = shutil.disk_usage(home), sum(missing.values())
-    if wanted and wanted > disk.free - disk.total // 20:
-        raise CheckpointError(
-            f"{wanted:,} bytes are to be decompressed into {home.parent}, whose disk has {disk.free:,} left: make "
-            "room, or set WORKBENCH_CACHE to a folder on another disk"
-        )
 
 
 def _told(path: Path, compressed_sha256: str, found: DecodedFile) -> dict[str, Any]:

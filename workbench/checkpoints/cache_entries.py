@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from workbench.checkpoints.json_files import read_json
+from workbench.errors import CheckpointError
 from workbench.store import write_atomic
 
 ENTRY = "entry.json"
@@ -33,7 +35,7 @@ def write_entry(home: Path, entry: dict[str, Any]) -> None:
 def read_facts(path: Path) -> dict[str, Any]:
     """What a file of the cache says; nothing where it is missing or was damaged."""
     try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+        found = read_json(path)
+    except (OSError, ValueError, CheckpointError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -11,14 +11,15 @@ from workbench.cancel import CancelToken
 from workbench.checkpoints.cache_places import temporary_folder
 from workbench.checkpoints.compressed_files import compressed_bytes, main_dtype
 from workbench.checkpoints.decoding import decode_file
+from workbench.checkpoints.machine import machine_fault
 from workbench.checkpoints.manifests import (
     ManifestEntry,
     check_plain,
     read_manifest,
     write_manifest,
 )
-from workbench.checkpoints.weight_files import BYTES_SUFFIX, tensor_names
-from workbench.errors import CheckpointError, InputError
+from workbench.checkpoints.weight_files import BYTES_SUFFIX
+from workbench.errors import CheckpointError, InputError, MachineFault
 from workbench.store import sha256_file
 
 
@@ -58,6 +59,8 @@ def _adopted(source: Path, target: Path, cancel: CancelToken | None) -> Manifest
     )
     try:
         verified_sum(target, entry, None, cancel)
+    except MachineFault:
+        raise
     except CheckpointError as error:
         raise InputError(
             f"{target} is there and is not {source.name} compressed; give another place with --out, or remove it"
@@ -93,11 +96,25 @@ def compress_file(
             writer.flush()
             os.fsync(writer.fileno())
         entry = ManifestEntry(count, compressed.hexdigest(), plain_count, plain.hexdigest())
-        verified_sum(part, entry, None, cancel)
+        _read_back(source, part, entry, cancel)
         os.replace(part, target)
+    except OSError as error:
+        raise machine_fault(error, target.parent) from error
     finally:
         part.unlink(missing_ok=True)
     return entry
+
+
+def _read_back(source: Path, part: Path, entry: ManifestEntry, cancel: CancelToken | None) -> None:
+    try:
+        verified_sum(part, entry, None, cancel)
+    except MachineFault as error:
+        raise MachineFault(str(error).replace(str(part), str(source))) from error
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{source} and what was compressed of it differ: it was written to meanwhile, or memory or disk of this "
+            "machine are faulty; compress it again"
+        ) from error
 
 
 def verified_sum(
@@ -110,7 +127,6 @@ def verified_sum(
     with temporary_folder() as beside:
         plain = beside / "plain.safetensors"
         found = decode_file(source, plain, on_bytes=on_bytes, cancel=cancel)
-        tensor_names(plain)
     if told.plain_sha256:
         check_plain(source, found, told)
     return found.sha256

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import logging
 import traceback
 from collections.abc import Callable, Iterator
@@ -17,6 +16,9 @@ from typing import Any
 
 from workbench.checkpoints.compressed_files import plain_size
 from workbench.checkpoints.configs import check_config, settle_longrope
+from workbench.checkpoints.json_files import read_json
+from workbench.checkpoints.machine import machine_fault
+from workbench.checkpoints.paths import user_path
 from workbench.checkpoints.weight_files import (
     BYTES_SUFFIX,
     INDEX,
@@ -68,7 +70,7 @@ def find_checkpoint(spec: str | Path) -> Checkpoint:
         raise CheckpointError(
             f"{text} is an endpoint; this version loads a folder, a hub id, or 'pocket'"
         )
-    path = Path(text).expanduser()
+    path = user_path(text)
     if path.is_dir():
         check_folder(path)
         return Checkpoint(path.name, str(path), True)
@@ -107,7 +109,7 @@ def check_folder(folder: Path) -> None:
         for path in compressed.values():
             plain_size(path)  # its headers, all of them
     except OSError as error:  # a file that may not be read, a name that cannot be
-        raise CheckpointError(f"{folder} cannot be read: {error}") from error
+        raise machine_fault(error, folder) from error
     if not compressed:
         check_weight_files(folder)
 
@@ -185,7 +187,7 @@ def check_manifest(folder: Path) -> None:
     if not path.is_file():
         raise CheckpointError(f"{folder} has no {MANIFEST}; restore the folder from the repository")
     try:
-        damaged = damaged_files(folder, json.loads(path.read_text("utf-8")))
+        damaged = damaged_files(folder, read_json(path))
     except (ValueError, KeyError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if damaged:
@@ -198,10 +200,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     """``config.json`` of a model folder."""
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text("utf-8"))
+        config = read_json(path)
     except FileNotFoundError:
         raise CheckpointError(f"{folder} has no config.json: it is not a model folder") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except ValueError as error:
         raise CheckpointError(
             f"{path} cannot be read: {error}; restore it from the source of the checkpoint"
         ) from error

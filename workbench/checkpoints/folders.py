@@ -36,7 +36,6 @@ from workbench.checkpoints.weight_files import (
     check_weight_files,
     compressed_files,
     plain_name,
-    tensor_names,
     wanted_files,
 )
 from workbench.errors import CheckpointError, InputError
@@ -131,7 +130,6 @@ def _decompressed_into(
             sha256 = checked_source(source, told)
             found = decode_file(source, fresh / plain, on_bytes=meter.at, cancel=cancel)
             check_plain(source, found, told)
-            tensor_names(fresh / plain)
             size = source.stat().st_size
             is_known = told is not None
             report.append(

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from workbench.checkpoints.decoding import DecodedFile
+from workbench.checkpoints.json_files import read_json
 from workbench.checkpoints.weight_files import plain_name
 from workbench.errors import CheckpointError
 from workbench.store import write_atomic
@@ -33,10 +34,10 @@ def read_manifest(folder: Path) -> dict[str, ManifestEntry]:
     """
     path = folder / NAME
     try:
-        raw = json.loads(path.read_text("utf-8"))
+        raw = read_json(path)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, RecursionError) as error:
+    except ValueError as error:
         raise _unreadable(path, str(error)) from error
     try:
         if raw["format"] != _FORMAT:

@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+from workbench.checkpoints.json_files import read_json
 from workbench.checkpoints.manifests import NAME, read_manifest
 from workbench.checkpoints.weight_files import BYTES_SUFFIX, INDEX, read_index
 from workbench.errors import InputError
@@ -86,7 +87,7 @@ def copy_others(source: Path, home: Path) -> None:
 
 def renamed_index(path: Path, names: dict[str, str]) -> bytes:
     """An index with other names of its files."""
-    raw = json.loads(path.read_text("utf-8"))
+    raw = read_json(path)
     raw["weight_map"] = {tensor: names.get(name, name) for tensor, name in read_index(path).items()}
     return json.dumps(raw, indent=2).encode() + b"\n"
 

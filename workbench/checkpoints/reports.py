@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from workbench.errors import one_line
+
 
 @dataclass(frozen=True, slots=True)
 class FileReport:
@@ -46,5 +48,6 @@ class CompressionReport:
             else "every sha256 is that of the manifest"
         )
         return (
-            f"{self.folder}: {held:,} bytes compressed, {plain:,} plain ({self.ratio:.1%}); {told}"
+            f"{one_line(self.folder)}: {held:,} bytes compressed, {plain:,} plain ({self.ratio:.1%}); "
+            f"{told}"
         )

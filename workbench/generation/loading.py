@@ -20,6 +20,7 @@ from workbench.checkpoints.finding import (
     read_pretrained,
     release_frames,
 )
+from workbench.checkpoints.machine import machine_fault
 from workbench.checkpoints.weight_files import compressed_files
 from workbench.errors import CheckpointError, DoesNotFit
 from workbench.generation.known_shapes import KNOWN_SHAPES
@@ -223,10 +224,7 @@ def _plain_weights(checkpoint: Checkpoint) -> Checkpoint:
     try:
         plain = decompressed(folder, name=checkpoint.name, on_progress=tell)
     except OSError as error:
-        raise CheckpointError(
-            f"{checkpoint.name} cannot be decompressed into {cache_folder()}: {error}; set WORKBENCH_CACHE to a folder "
-            "that can be written to"
-        ) from error
+        raise machine_fault(error, cache_folder()) from error
     return Checkpoint(checkpoint.name, str(plain), True)
 
 
