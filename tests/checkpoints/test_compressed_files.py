@@ -7,9 +7,12 @@ import json
 import os
 import stat
 import struct
+import subprocess
 import sys
+import time
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from safetensors import safe_open
@@ -339,6 +342,29 @@ def test_memory_is_limited_in_the_process(streamed, tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match=r"could not be decompressed"):
         decode_file(streamed, tmp_path / "again")
     assert not (tmp_path / "again").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with a name")
+def test_the_process_ends_when_the_one_that_started_it_is_killed(tmp_path):
+    """It reads a pipe that nothing is written to, so that it would wait for ever."""
+    source, target = tmp_path / "model.safetensors.znn", tmp_path / "plain.safetensors"
+    os.mkfifo(source)
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from workbench.checkpoints import decoding\n"
+        "decoding.plain_size = lambda _: 100\n"
+        "decoding.decode_file(*map(Path, sys.argv[1:]))\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, source, target]) as parent:
+        started = psutil.Process(parent.pid)
+        while not (children := started.children()) or not target.exists():
+            time.sleep(0.05)
+        parent.kill()
+    gone, left = psutil.wait_procs(children, timeout=20)
+    for process in left:
+        process.kill()
+    assert gone and not left and not target.exists()
 
 
 @pytest.mark.hostile

@@ -85,7 +85,7 @@ def decode_file(
     }
     try:
         with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.PIPE,
             text=True, encoding="utf-8", env=environment,
         ) as child:  # fmt: skip
             found = _outcome(child, source, seconds, on_bytes, cancel)
@@ -173,6 +173,7 @@ def main(arguments: list[str]) -> int:
     """The process itself."""
     source, target = Path(arguments[0]), Path(arguments[1])
     seconds, expected = int(arguments[2]), int(arguments[3])
+    threading.Thread(target=_end_with_parent, args=(target,), daemon=True).start()
     _limit(seconds, expected, source.stat().st_size)
     digest, written, told = hashlib.sha256(), 0, 0
     try:
@@ -207,6 +208,16 @@ def main(arguments: list[str]) -> int:
         return MachineFault.exit_code
     _tell({"bytes": written, "sha256": digest.hexdigest()})
     return 0
+
+
+def _end_with_parent(target: Path) -> None:
+    """End this process when its input ends: the other process, however it ended, held the other side of that."""
+    while os.read(
+        0, 1
+    ):  # not by sys.stdin, whose lock would be held when this process ends by itself
+        pass
+    target.unlink(missing_ok=True)
+    os._exit(1)
 
 
 def _ahead(parts: Iterator[bytes]) -> Iterator[bytes]:
