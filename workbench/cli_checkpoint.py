@@ -120,7 +120,7 @@ def _written(
 
 def _cache(arguments: argparse.Namespace) -> tuple[Result, str]:
     from workbench.checkpoints.cache_listing import clean_cache, list_cache
-    from workbench.checkpoints.cache_places import cache_folder
+    from workbench.checkpoints.cache_places import cache_folder, temporary_bytes
 
     if arguments.clean is None:
         if arguments.unused_days is not None:
@@ -128,14 +128,25 @@ def _cache(arguments: argparse.Namespace) -> tuple[Result, str]:
         found, verb = list_cache(), "holds"
     else:
         found, verb = clean_cache(tuple(arguments.clean), unused_days=arguments.unused_days), "held"
-    result = {"folder": str(cache_folder()), "entries": [asdict(one) for one in found]}
+    temporary = temporary_bytes()
+    result = {
+        "folder": str(cache_folder()),
+        "entries": [asdict(one) for one in found],
+        "temporary_bytes": temporary,
+    }
     lines = [
         f"{one.key[:12]}  {one.bytes / 1e9:8.2f} GB  {one_line(one.name)}{'' if one.is_whole else ' (not whole)'}, "
         f"from {one_line(one.source)}"
         for one in found
     ]
+    if temporary:
+        lines.append(
+            f"{temporary / 1e9:.2f} GB in temporary files; --clean removes those of killed runs"
+        )
     total = sum(one.bytes for one in found) / 1e9
     removed = ", removed" if arguments.clean is not None else ""
+    if arguments.clean is not None and (used := [one for one in list_cache() if one.is_in_use]):
+        removed += f"; {len(used)} in use stay, first {one_line(used[0].name)}"
     return result, "\n".join(
         [f"{cache_folder()} {verb} {len(found)} ({total:.2f} GB){removed}", *lines]
     )

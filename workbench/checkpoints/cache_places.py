@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from secrets import token_hex
 
 from filelock import FileLock, Timeout
 
 from workbench.checkpoints.paths import user_path
 from workbench.errors import InputError, MachineFault
-from workbench.store import DAY_SECONDS, sha256_bytes
+from workbench.store import sha256_bytes
 
 _TEMPORARY = ".temporary-"
 
@@ -56,11 +55,84 @@ def one_writer(home: Path) -> Iterator[None]:
 
 
 @contextmanager
+def locked(lock: Path) -> Iterator[OSError | None]:
+    """Hold a lock file, which stays; yields the reason where it cannot be had, which is no matter to who only reads."""
+    own, refused = FileLock(lock), None
+    try:
+        own.acquire()
+    except OSError as error:
+        refused = error
+    try:
+        yield refused
+    finally:
+        own.release()
+
+
+@contextmanager
+def claimed(name: str) -> Iterator[None]:
+    """Tell until the end, by a lock of its own, that a living process needs the folder `name` of the cache."""
+    claim = cache_folder() / f".claim-{name}-{token_hex(8)}"
+    try:
+        with FileLock(claim):
+            yield
+    finally:
+        with suppress(OSError):
+            claim.unlink()
+
+
+def is_claimed(name: str) -> bool:
+    """Whether a living process needs the folder `name` of the cache."""
+    for claim in cache_folder().glob(f".claim-{name}-*"):
+        try:
+            with FileLock(claim, timeout=0):
+                pass
+        except OSError:  # held, or not for this user to know
+            return True
+    return False
+
+
+@contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A folder in the cache for what is large and soon removed; what a killed process left there goes after a day."""
+    """A folder in the cache for what is large and soon removed; what killed processes left of theirs is removed too."""
     root = made_cache_folder()
-    for old in root.glob(f"{_TEMPORARY}*"):
-        if time.time() - old.stat().st_mtime > DAY_SECONDS:
-            shutil.rmtree(old, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=root, prefix=_TEMPORARY) as name:
-        yield Path(name)
+    remove_leftovers()
+    name = f"{_TEMPORARY}{token_hex(8)}"
+    with claimed(name):
+        (root / name).mkdir(mode=0o700)
+        try:
+            yield root / name
+        finally:
+            shutil.rmtree(root / name, ignore_errors=True)
+
+
+def put_away(home: Path) -> None:
+    """Rename a folder of the cache to a temporary one that nobody claims, so that none is ever half removed."""
+    os.rename(home, home.with_name(f"{_TEMPORARY}{token_hex(8)}"))
+
+
+def remove_leftovers() -> None:
+    """Remove the temporary folders whose process is gone."""
+    for folder in _temporary_folders():
+        if not is_claimed(folder.name):
+            shutil.rmtree(folder, ignore_errors=True)
+            for claim in folder.parent.glob(f".claim-{folder.name}-*"):
+                claim.unlink(missing_ok=True)
+
+
+def temporary_bytes() -> int:
+    """Bytes in temporary folders, of living processes and of killed ones."""
+    return sum(folder_bytes(folder) for folder in _temporary_folders())
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of the files of a folder, links by themselves; what vanishes meanwhile is not counted."""
+    total = 0
+    with suppress(OSError):
+        for path in folder.iterdir():
+            with suppress(OSError):
+                total += path.lstat().st_size
+    return total
+
+
+def _temporary_folders() -> list[Path]:
+    return [path for path in cache_folder().glob(f"{_TEMPORARY}*") if path.is_dir()]

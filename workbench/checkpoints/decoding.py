@@ -1,7 +1,8 @@
 """Decompress one file in a process of its own, with limits on memory, time and disk: an untrusted file is read there.
 
 ``python -m workbench.checkpoints.decoding SOURCE TARGET SECONDS BYTES`` writes TARGET and tells in lines of JSON how
-far it is. The decoder checks what it reads, and nothing is known to crash it; the process is for what is not known.
+far it is, for as long as its input is held open. The decoder checks what it reads, and nothing is known to crash it;
+the process is for what is not known.
 """
 
 from __future__ import annotations

@@ -102,7 +102,8 @@ def wanted_files(folder: Path) -> list[str]:
 def compressed_files(folder: Path) -> dict[str, Path]:
     """The compressed weight files of a folder by the names of the plain ones; empty where all plain ones are there.
 
-    An index may name the plain files or the compressed ones. Empty too where no file is compressed.
+    An index may name the plain files or the compressed ones. Those of ``wanted_files`` that are not in the result are
+    plain, all of them where no file is compressed.
 
     Raises ``CheckpointError`` where some are missing, or where only pickled weights are compressed.
     """
@@ -115,11 +116,11 @@ def compressed_files(folder: Path) -> dict[str, Path]:
         for name in (stem + BYTES_SUFFIX, stem + TENSORS_SUFFIX):
             if (folder / name).is_file():
                 found.setdefault(plain, folder / name)
-    missing = [name for name in wanted if name not in found]
+    missing = [name for name in wanted if name not in found and not (folder / name).is_file()]
     if found and missing:
         raise CheckpointError(
-            f"{folder} lacks {len(missing)} of {len(wanted)} compressed weight files, first that of {missing[0]}; copy "
-            "them from the source of the checkpoint"
+            f"{folder} lacks {len(missing)} of {len(wanted)} weight files, plain or compressed, first {missing[0]}; "
+            "copy them from the source of the checkpoint"
         )
     pickled = sorted(path.name for path in folder.glob("*.bin.znn"))
     if missing and pickled:

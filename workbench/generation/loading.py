@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -20,7 +22,7 @@ from workbench.checkpoints.finding import (
     read_pretrained,
     release_frames,
 )
-from workbench.checkpoints.machine import machine_fault
+from workbench.checkpoints.json_files import read_json
 from workbench.checkpoints.weight_files import compressed_files
 from workbench.errors import CheckpointError, DoesNotFit
 from workbench.generation.known_shapes import KNOWN_SHAPES
@@ -31,6 +33,7 @@ from workbench.generation.longrope import (
     pin_regime,
     regime_for,
 )
+from workbench.generation.memory import weight_bytes
 from workbench.generation.options import EXACT, Decoding
 from workbench.generation.phi import Generator
 from workbench.generation.planning import is_on_disk, pick_device, plan_for
@@ -166,26 +169,27 @@ def _load(
     config.sliding_window = (
         None  # as wide as the whole window in Phi-3.5; None keeps the ordinary cache
     )
-    held = _plain_weights(checkpoint)
-    elsewhere = held is not checkpoint
-    beside = {"generation_config": _generation_config(checkpoint, config)} if elsewhere else {}
+    beside = {}
+    if checkpoint.is_local:
+        beside["generation_config"] = _generation_config(checkpoint, config)
     if quantization is not None:
         from workbench.generation.quantized import QuantizationConfig, check_quantizable
 
         check_quantizable(config, quantization)
         beside["quantization_config"] = QuantizationConfig(quantization)
-    model, info = read_pretrained(
-        AutoModelForCausalLM.from_pretrained,
-        held,
-        config=config,
-        dtype=getattr(torch, dtype),
-        device_map="auto" if spread else {"": device},
-        attn_implementation=attention,
-        use_safetensors=True,
-        ignore_mismatched_sizes=True,  # refused below, with the names
-        output_loading_info=True,
-        **beside,
-    )
+    with _plain_weights(checkpoint, config) as held:
+        model, info = read_pretrained(
+            AutoModelForCausalLM.from_pretrained,
+            held,
+            config=config,
+            dtype=getattr(torch, dtype),
+            device_map="auto" if spread else {"": device},
+            attn_implementation=attention,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # refused below, with the names
+            output_loading_info=True,
+            **beside,
+        )
     wrong = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if wrong:
         raise CheckpointError(
@@ -205,11 +209,13 @@ def _load(
     return model.eval(), tokenizer
 
 
-def _plain_weights(checkpoint: Checkpoint) -> Checkpoint:
+@contextmanager
+def _plain_weights(checkpoint: Checkpoint, config: Any) -> Iterator[Checkpoint]:
     """Where transformers reads the weights: the checkpoint itself, or what the cache holds of a compressed one."""
     folder = Path(checkpoint.source)
     if not checkpoint.is_local or not compressed_files(folder):
-        return checkpoint
+        yield checkpoint
+        return
 
     told: list[int] = []
 
@@ -221,20 +227,25 @@ def _plain_weights(checkpoint: Checkpoint) -> Checkpoint:
             )
 
     log.info(f"{checkpoint.name} is compressed; its plain weights are kept in {cache_folder()}")
-    try:
-        plain = decompressed(folder, name=checkpoint.name, on_progress=tell)
-    except OSError as error:
-        raise machine_fault(error, cache_folder()) from error
-    return Checkpoint(checkpoint.name, str(plain), True)
+    most = 2 * weight_bytes(config, "float32")
+    with decompressed(folder, name=checkpoint.name, most_bytes=most, on_progress=tell) as plain:
+        yield Checkpoint(checkpoint.name, str(plain), True)
 
 
 def _generation_config(checkpoint: Checkpoint, config: Any) -> Any:
-    """What stands beside compressed weights, or follows from the config: the cache's folder has neither."""
+    """What stands beside the weights, or follows from the config; transformers would pass over what is no JSON."""
     from transformers import GenerationConfig
 
-    if not (Path(checkpoint.source) / "generation_config.json").is_file():
+    path = Path(checkpoint.source) / "generation_config.json"
+    try:
+        raw = read_json(path)
+    except FileNotFoundError:
         return GenerationConfig.from_model_config(config)
-    return read_pretrained(lambda source, **_: GenerationConfig.from_pretrained(source), checkpoint)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path} is no JSON ({error}); restore it from the source of the checkpoint"
+        ) from error
+    return read_pretrained(lambda *_, **__: GenerationConfig.from_dict(raw), checkpoint)
 
 
 def _load_tokenizer(checkpoint: Checkpoint, config: Any) -> Any:
