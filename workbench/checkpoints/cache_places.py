@@ -9,11 +9,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from workbench.checkpoints.paths import user_path
-from workbench.errors import InputError, MachineFault
-from workbench.store import sha256_bytes
+from workbench.errors import MachineFault
 
 _TEMPORARY = ".temporary-"
 
@@ -40,18 +39,6 @@ def made_cache_folder() -> Path:
             f"{root} cannot be made: {error.strerror}; set WORKBENCH_CACHE to a folder that can be written to"
         ) from error
     return root
-
-
-@contextmanager
-def one_writer(home: Path) -> Iterator[None]:
-    """Raise ``InputError`` while another run writes to the folder `home`."""
-    root = made_cache_folder()
-    name = sha256_bytes(os.fsencode(home))[:32]
-    try:
-        with FileLock(root / f".writer-{name}.lock", timeout=0):
-            yield
-    except Timeout as error:
-        raise InputError(f"another run writes to {home}: wait for it") from error
 
 
 @contextmanager

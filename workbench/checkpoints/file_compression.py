@@ -8,17 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from workbench.cancel import CancelToken
-from workbench.checkpoints.cache_places import temporary_folder
+from workbench.checkpoints.cache_places import cache_folder, temporary_folder
 from workbench.checkpoints.compressed_files import compressed_bytes, main_dtype
-from workbench.checkpoints.decoding import decode_file
-from workbench.checkpoints.machine import machine_fault
+from workbench.checkpoints.decoding import DecodedFile, decode_file
+from workbench.checkpoints.machine import check_room, machine_fault
 from workbench.checkpoints.manifests import (
     ManifestEntry,
     check_plain,
     read_manifest,
     write_manifest,
 )
-from workbench.checkpoints.weight_files import BYTES_SUFFIX
+from workbench.checkpoints.reports import FileReport
+from workbench.checkpoints.weight_files import BYTES_SUFFIX, plain_name, tensor_names
 from workbench.errors import CheckpointError, InputError, MachineFault
 from workbench.store import sha256_file
 
@@ -26,6 +27,17 @@ from workbench.store import sha256_file
 def compressed_name(name: str) -> str:
     """What a safetensors file is called when it is compressed as a whole."""
     return name.removesuffix(".safetensors") + BYTES_SUFFIX
+
+
+def check_room_to_compress(sources: list[Path], home: Path) -> None:
+    """Raise ``MachineFault`` where `home` has no room for two thirds of what is not compressed yet.
+
+    It needs room for the largest file at least, and so does the cache's folder, where each is read back.
+    """
+    left = [path for path in sources if not (home / compressed_name(path.name)).exists()]
+    sizes = [path.stat().st_size for path in left]
+    largest = max(sizes, default=0)
+    check_room({home: max(largest, 2 * sum(sizes) // 3), cache_folder(): largest})
 
 
 def compressed_entry(
@@ -130,6 +142,18 @@ def verified_sum(
     if told.plain_sha256:
         check_plain(source, found, told)
     return found.sha256
+
+
+def plain_report(path: Path, manifest: dict[str, ManifestEntry]) -> FileReport:
+    """A file that lies plain among compressed ones: found whole, and compared where the manifest tells what it is."""
+    tensor_names(path)
+    found = DecodedFile(path.stat().st_size, sha256_file(path))
+    told = [entry for name, entry in manifest.items() if plain_name(name) == path.name]
+    for entry in told:
+        check_plain(path, found, entry)
+    return FileReport(
+        path.name, found.bytes, found.sha256, found.bytes, found.sha256, is_verified=bool(told)
+    )
 
 
 def checked_source(source: Path, told: ManifestEntry | None) -> str:

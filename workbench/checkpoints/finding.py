@@ -29,6 +29,8 @@ from workbench.checkpoints.weight_files import (
     has_weights,
     plain_name,
     read_index,
+    tensor_names,
+    wanted_files,
 )
 from workbench.errors import CheckpointError, DoesNotFit
 from workbench.store import MANIFEST, damaged_files
@@ -106,8 +108,11 @@ def check_folder(folder: Path) -> None:
         )
     try:
         compressed = compressed_files(folder)
-        for path in compressed.values():
-            plain_size(path)  # its headers, all of them
+        for name in wanted_files(folder) if compressed else ():
+            if name in compressed:
+                plain_size(compressed[name])  # its headers, all of them
+            else:
+                tensor_names(folder / name)
     except OSError as error:  # a file that may not be read, a name that cannot be
         raise machine_fault(error, folder) from error
     if not compressed:
@@ -144,11 +149,11 @@ def cached_snapshot(hub_id: str) -> Path | None:
 def fetched(checkpoint: Checkpoint) -> Checkpoint:
     """A hub id whose weights are compressed as its folder in the local Hugging Face cache, fetched if need be.
 
-    Any other checkpoint is returned as it is: transformers fetches plain weights. A hub that cannot be reached is left
-    to it, too.
+    Any other is returned as it is: transformers fetches plain weights, and tells of a hub that cannot be reached.
+    Raises ``CheckpointError`` where compressed weights are there and do not come.
     """
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
     if checkpoint.is_local:
         return checkpoint
@@ -156,13 +161,19 @@ def fetched(checkpoint: Checkpoint) -> Checkpoint:
     if folder is None or not has_weights(folder):
         try:
             names = HfApi().list_repo_files(checkpoint.source)
-            top = [name for name in names if "/" not in name]
-            plain = any(name.endswith(".safetensors") and plain_name(name) is None for name in top)
-            if plain or not any(plain_name(name) for name in top):
-                return checkpoint
-            folder = Path(snapshot_download(checkpoint.source, allow_patterns=_COMPRESSED_REPO))
-        except (HfHubHTTPError, OSError, ValueError):
+        except (HTTPError, OSError, ValueError):
             return checkpoint
+        top = [name for name in names if "/" not in name]
+        plain = any(name.endswith(".safetensors") and plain_name(name) is None for name in top)
+        if plain or not any(plain_name(name) for name in top):
+            return checkpoint
+        try:
+            folder = Path(snapshot_download(checkpoint.source, allow_patterns=_COMPRESSED_REPO))
+        except (HTTPError, OSError, ValueError) as error:
+            text = " ".join(str(error).split())[:200]
+            raise CheckpointError(
+                f"{checkpoint.name}: its compressed weights did not come ({text}); try again: what came is kept"
+            ) from error
     elif not compressed_files(folder):
         return checkpoint
     check_folder(folder)

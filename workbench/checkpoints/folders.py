@@ -10,24 +10,29 @@ from dataclasses import asdict
 from pathlib import Path
 
 from workbench.cancel import CancelToken, OnProgress
-from workbench.checkpoints.cache_places import one_writer
 from workbench.checkpoints.compressed_files import plain_size
 from workbench.checkpoints.decoding import decode_file
 from workbench.checkpoints.file_compression import (
+    check_room_to_compress,
     checked_source,
     compressed_entry,
     compressed_name,
+    plain_report,
     verified_sum,
 )
+from workbench.checkpoints.machine import check_room
 from workbench.checkpoints.manifests import ManifestEntry, check_plain, read_manifest
 from workbench.checkpoints.meter import Meter
 from workbench.checkpoints.new_folders import (
     check_home,
     check_new_home,
     copy_others,
+    home_beside,
     move_all,
+    one_writer,
     renamed_index,
 )
+from workbench.checkpoints.paths import named_place
 from workbench.checkpoints.reports import CompressionReport, FileReport
 from workbench.checkpoints.weight_files import (
     INDEX,
@@ -36,6 +41,7 @@ from workbench.checkpoints.weight_files import (
     check_weight_files,
     compressed_files,
     plain_name,
+    read_index,
     wanted_files,
 )
 from workbench.errors import CheckpointError, InputError
@@ -64,13 +70,17 @@ def compress_checkpoint(
         `cancel` was set; a later call goes on.
     """
     sources = plain_sources(path)
-    place = path.resolve()
-    beside = place.parent if path.is_file() else place.with_name(place.name + "-ZipNN")
-    home = (beside if out is None else out).resolve()
+    place = named_place(path)
+    if out is None:
+        otherwise = "give another place with --out, or compress it there with --in-place"
+        name = f"{place.name}-ZipNN"
+        out = place.parent if path.is_file() else home_beside(place, name, otherwise=otherwise)
+    home = out.resolve()
     names = {one.name: compressed_name(one.name) for one in sources}
     with one_writer(home):
         if path.is_dir():
             check_new_home(path, home, names)
+        check_room_to_compress(sources, home)
         home.mkdir(parents=True, exist_ok=True)
         report = []
         total = sum(one.stat().st_size for one in sources)
@@ -100,13 +110,18 @@ def decompress_checkpoint(
     Raises as :func:`compress_checkpoint`, and ``CheckpointError`` for a file that is not what its manifest says.
     """
     sources, folder = _compressed_sources(path)
-    manifest, place = read_manifest(folder), path.resolve()
-    bare = place.name.removesuffix("-ZipNN")
-    beside = place.with_name(bare if bare != place.name else place.name + "-plain")
-    home = (out or (place.parent if path.is_file() else beside)).resolve()
-    meter = _plain_meter("decompressing", sources, on_progress, cancel)
+    manifest, place = read_manifest(folder), named_place(path)
+    if out is None:
+        bare = place.name.removesuffix("-ZipNN")
+        name = bare if bare != place.name else f"{bare}-plain"
+        otherwise = "give another place with --out"
+        out = place.parent if path.is_file() else home_beside(place, name, otherwise=otherwise)
+    home = out.resolve()
+    total = _plain_bytes(sources)
+    meter = Meter("decompressing", total, on_progress, cancel)
     with one_writer(home):
         check_home(home, set(sources), is_file=path.is_file())
+        check_room({home: total})
         return _decompressed_into(path, home, sources, manifest, meter, cancel)
 
 
@@ -126,6 +141,11 @@ def _decompressed_into(
     try:
         for plain, source in sorted(sources.items()):
             meter.check()
+            if source.name == plain:
+                shutil.copyfile(source, fresh / plain)
+                report.append(plain_report(fresh / plain, manifest))
+                meter.finish(report[-1].bytes)
+                continue
             told = manifest.get(source.name)
             sha256 = checked_source(source, told)
             found = decode_file(source, fresh / plain, on_bytes=meter.at, cancel=cancel)
@@ -139,7 +159,8 @@ def _decompressed_into(
         if path.is_dir():
             copy_others(path, fresh)
             if (path / INDEX).is_file():
-                names = {one.name: plain for plain, one in sources.items()}
+                places = read_index(path / INDEX).values()
+                names = {place: plain_name(place) or place for place in places}
                 (fresh / INDEX).write_bytes(renamed_index(path / INDEX, names))
             check_weight_files(fresh)
         move_all(fresh, home)
@@ -160,9 +181,13 @@ def verify_checkpoint(
     sources, folder = _compressed_sources(path)
     manifest = read_manifest(folder)
     report = []
-    meter = _plain_meter("verifying", sources, on_progress, cancel)
-    for _, source in sorted(sources.items()):
+    meter = Meter("verifying", _plain_bytes(sources), on_progress, cancel)
+    for plain, source in sorted(sources.items()):
         meter.check()
+        if source.name == plain:
+            report.append(plain_report(source, manifest))
+            meter.finish(report[-1].bytes)
+            continue
         told = manifest.get(source.name)
         sha256 = checked_source(source, told)
         size = source.stat().st_size
@@ -186,16 +211,23 @@ def plain_sources(path: Path) -> list[Path]:
     if not path.is_dir():
         raise InputError(f"no file or folder at {path}")
     check_links(path)
-    if compressed_files(path):
+    compressed, names = compressed_files(path), wanted_files(path)
+    plain = [name for name in names if name not in compressed]
+    if not plain:
         raise CheckpointError(
             f"{path} is compressed already; see: workbench checkpoint verify {path}"
         )
+    if compressed:
+        raise CheckpointError(
+            f"{path} is compressed but for {len(plain)} of {len(names)} files, first {plain[0]}; compress them with "
+            "--in-place, or decompress it first"
+        )
     check_weight_files(path)
-    return [path / name for name in wanted_files(path)]
+    return [path / name for name in names]
 
 
 def _compressed_sources(path: Path) -> tuple[dict[str, Path], Path]:
-    """Compressed files by the names of the plain ones, and the folder where their manifest is."""
+    """Weight files by the names of the plain ones, some of them compressed, and the folder where their manifest is."""
     if path.is_file():
         plain = plain_name(path.name)
         if plain is None:
@@ -211,11 +243,12 @@ def _compressed_sources(path: Path) -> tuple[dict[str, Path], Path]:
         raise CheckpointError(
             f"{path} holds no compressed weights (.safetensors.znn, .znn.safetensors); nothing to decompress"
         )
-    return found, path
+    return {name: found.get(name, path / name) for name in wanted_files(path)}, path
 
 
-def _plain_meter(
-    stage: str, sources: dict[str, Path], on_progress: OnProgress | None, cancel: CancelToken | None
-) -> Meter:
-    """Counts the plain bytes of compressed files, whose headers are all checked by that."""
-    return Meter(stage, sum(plain_size(path) for path in sources.values()), on_progress, cancel)
+def _plain_bytes(sources: dict[str, Path]) -> int:
+    """Bytes of all files when they are plain; the headers of the compressed ones are all checked by that."""
+    return sum(
+        path.stat().st_size if path.name == plain else plain_size(path)
+        for plain, path in sources.items()
+    )

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+from workbench.checkpoints.cache_places import made_cache_folder
 from workbench.checkpoints.json_files import read_json
+from workbench.checkpoints.machine import machine_fault
 from workbench.checkpoints.manifests import NAME, read_manifest
 from workbench.checkpoints.weight_files import BYTES_SUFFIX, INDEX, read_index
 from workbench.errors import InputError
-from workbench.store import write_atomic
+from workbench.store import sha256_bytes, write_atomic
 
 _WEIGHTS = (
     ".safetensors",
@@ -23,6 +29,38 @@ _WEIGHTS = (
     ".msgpack",
     ".ckpt",
 )
+
+
+@contextmanager
+def one_writer(home: Path) -> Iterator[None]:
+    """Raise ``InputError`` while another run writes to the folder `home`; what fails there is a ``MachineFault``."""
+    root = made_cache_folder()
+    lock = FileLock(root / f".writer-{sha256_bytes(os.fsencode(home))[:32]}.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise InputError(f"another run writes to {home}: wait for it") from error
+    except OSError as error:
+        raise machine_fault(error, root) from error
+    try:
+        yield
+    except OSError as error:
+        raise machine_fault(error, home) from error
+    finally:
+        lock.release()
+
+
+def home_beside(place: Path, name: str, *, otherwise: str) -> Path:
+    """The folder `name` beside the folder `place`.
+
+    Raises ``InputError`` among the revisions of the Hugging Face cache, saying what to do `otherwise`.
+    """
+    beside = place.parent
+    if beside.name == "snapshots" and any((beside.parent / n).is_dir() for n in ("blobs", "refs")):
+        raise InputError(
+            f"{beside} is a folder of the Hugging Face cache, which would take {name} for a revision; {otherwise}"
+        )
+    return place.with_name(name)
 
 
 def check_new_home(source: Path, home: Path, names: dict[str, str]) -> None:

@@ -19,3 +19,12 @@ def user_path(text: str | Path) -> Path:
         raise InputError(
             f"{text} names a home folder that is not known; give the whole path"
         ) from error
+
+
+def named_place(path: Path) -> Path:
+    """The whole path of `path` under the name that was given, which may be a link's: only its folder is resolved.
+
+    >>> named_place(Path("models")) == Path.cwd().resolve() / "models"
+    True
+    """
+    return path.resolve() if path.name in ("", "..") else path.parent.resolve() / path.name
