@@ -18,7 +18,7 @@ from workbench.cancel import CancelToken
 from workbench.checkpoints import cache, file_compression, machine
 from workbench.checkpoints.cache_listing import clean_cache, list_cache
 from workbench.checkpoints.cache_places import cache_folder
-from workbench.checkpoints.finding import Checkpoint, fetched
+from workbench.checkpoints.finding import Checkpoint, check_folder, fetched
 from workbench.checkpoints.folders import (
     compress_checkpoint,
     decompress_checkpoint,
@@ -678,7 +678,7 @@ def test_a_plain_file_among_compressed_ones_is_looked_at(mixture, sharded, own_c
     with pytest.raises(CheckpointError, match="gives other bytes than its manifest says"):
         verify_checkpoint(mixture)
     path.write_bytes(data[:-1])
-    for action in (load_generator, verify_checkpoint):
+    for action in (check_folder, load_generator, verify_checkpoint):
         with pytest.raises(CheckpointError, match="is truncated, damaged or not safetensors"):
             action(mixture)
 

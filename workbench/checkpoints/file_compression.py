@@ -11,7 +11,7 @@ from workbench.cancel import CancelToken
 from workbench.checkpoints.cache_places import cache_folder, temporary_folder
 from workbench.checkpoints.compressed_files import compressed_bytes, main_dtype
 from workbench.checkpoints.decoding import DecodedFile, decode_file
-from workbench.checkpoints.machine import check_room, machine_fault
+from workbench.checkpoints.machine import check_room
 from workbench.checkpoints.manifests import (
     ManifestEntry,
     check_plain,
@@ -110,8 +110,6 @@ def compress_file(
         entry = ManifestEntry(count, compressed.hexdigest(), plain_count, plain.hexdigest())
         _read_back(source, part, entry, cancel)
         os.replace(part, target)
-    except OSError as error:
-        raise machine_fault(error, target.parent) from error
     finally:
         part.unlink(missing_ok=True)
     return entry
