@@ -726,7 +726,7 @@ def test_compressing_looks_for_room_before_it_begins(sharded, own_cache, tmp_pat
     wanted = 2 * sum(sizes) // 3 + max(sizes)  # one disk for the result and for what is read back
     free = {"free": wanted - 1, "total": 1 << 40}
     monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: type("Usage", (), free))
-    with pytest.raises(MachineFault, match=f"{wanted:,} bytes are to be written.*make room there"):
+    with pytest.raises(MachineFault, match=f"takes {wanted:,} bytes, and the disk of .*make room"):
         compress_checkpoint(sharded, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     free["free"] = wanted

@@ -122,10 +122,9 @@ def _fill(
     if missing:
         if refused is not None:
             raise refused
-        check_room({home: sum(sizes[plain] for plain in missing)}, reserve=_KEPT_FREE)
-        write_entry(
-            home, entry
-        )  # before the files, so that the cache's list has what is left by a killed process
+        room = {home: sum(sizes[plain] for plain in missing)}
+        check_room(room, what=f"{wanted.folder} decompressed", reserve=_KEPT_FREE)
+        write_entry(home, entry)  # now, so that what a killed process leaves is in the list
     meter = Meter("decompressing", sum(sizes.values()), on_progress, cancel)
     for plain, path in sorted(sources.items()):
         meter.check()

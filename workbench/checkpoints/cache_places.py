@@ -93,8 +93,9 @@ def temporary_folder() -> Iterator[Path]:
 
 
 def put_away(home: Path) -> None:
-    """Rename a folder of the cache to a temporary one that nobody claims, so that none is ever half removed."""
+    """Rename a folder that nobody claims to a temporary one, for no folder of the cache is ever half removed."""
     os.rename(home, home.with_name(f"{_TEMPORARY}{token_hex(8)}"))
+    _drop_claims(home.name)
 
 
 def remove_leftovers() -> None:
@@ -102,8 +103,7 @@ def remove_leftovers() -> None:
     for folder in _temporary_folders():
         if not is_claimed(folder.name):
             shutil.rmtree(folder, ignore_errors=True)
-            for claim in folder.parent.glob(f".claim-{folder.name}-*"):
-                claim.unlink(missing_ok=True)
+            _drop_claims(folder.name)
 
 
 def temporary_bytes() -> int:
@@ -119,6 +119,12 @@ def folder_bytes(folder: Path) -> int:
             with suppress(OSError):
                 total += path.lstat().st_size
     return total
+
+
+def _drop_claims(name: str) -> None:
+    """Remove the claims of killed processes."""
+    for claim in cache_folder().glob(f".claim-{name}-*"):
+        claim.unlink(missing_ok=True)
 
 
 def _temporary_folders() -> list[Path]:

@@ -63,7 +63,7 @@ def decode_file(
         `cancel` was set.
     """
     expected = plain_size(source)
-    check_room({target.parent: expected})
+    check_room({target.parent: expected}, what=f"{source} decompressed")
     seconds = START_SECONDS + expected // SLOWEST_BYTES
     command = [
         sys.executable,
@@ -92,10 +92,10 @@ def decode_file(
             found = _outcome(child, source, seconds, on_bytes, cancel)
         tensor_names(target, where=f"what {source} gives")
         return found
-    except OSError as error:  # no process could be started
-        raise machine_fault(error, source) from error
-    except BaseException:
+    except BaseException as error:
         target.unlink(missing_ok=True)
+        if isinstance(error, OSError):  # no process could be started
+            raise machine_fault(error, source) from error
         raise
 
 

@@ -37,7 +37,8 @@ def check_room_to_compress(sources: list[Path], home: Path) -> None:
     left = [path for path in sources if not (home / compressed_name(path.name)).exists()]
     sizes = [path.stat().st_size for path in left]
     largest = max(sizes, default=0)
-    check_room({home: max(largest, 2 * sum(sizes) // 3), cache_folder(): largest})
+    room = {home: max(largest, 2 * sum(sizes) // 3), cache_folder(): largest}
+    check_room(room, what="what is compressed, with a file that is read back,")
 
 
 def compressed_entry(

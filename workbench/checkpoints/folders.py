@@ -121,7 +121,7 @@ def decompress_checkpoint(
     meter = Meter("decompressing", total, on_progress, cancel)
     with one_writer(home):
         check_home(home, set(sources), is_file=path.is_file())
-        check_room({home: total})
+        check_room({home: total}, what=f"{path} decompressed")
         return _decompressed_into(path, home, sources, manifest, meter, cancel)
 
 

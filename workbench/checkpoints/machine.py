@@ -41,8 +41,10 @@ def machine_fault(error: OSError, place: Path) -> MachineFault:
     return MachineFault(f"{where}: {error.strerror or error}; {remedy}{elsewhere}")
 
 
-def check_room(wanted: Mapping[Path, int], *, reserve: float = 0.0) -> None:
-    """Raise ``MachineFault`` where the folders `wanted` need more bytes than their disk has left, less a share of it.
+def check_room(wanted: Mapping[Path, int], *, what: str, reserve: float = 0.0) -> None:
+    """Raise ``MachineFault`` where `what` needs more bytes in the folders `wanted` than their disk has left.
+
+    A share of the disk may be kept in `reserve`.
 
     Folders on one disk are counted together; a folder may be one that is still to be made.
     """
@@ -55,8 +57,8 @@ def check_room(wanted: Mapping[Path, int], *, reserve: float = 0.0) -> None:
         if needs[disk] and needs[disk] > usage.free - usage.total * reserve:
             shown = _lasting(folder)
             raise MachineFault(
-                f"{shown}: {needs[disk]:,} bytes are to be written, and its disk has {usage.free:,} left: make room "
-                f"there{_elsewhere(shown, 'a folder on another disk')}"
+                f"{what} takes {needs[disk]:,} bytes, and the disk of {shown} has {usage.free:,} left: make room there"
+                f"{_elsewhere(shown, 'a folder on another disk')}"
             )
 
 

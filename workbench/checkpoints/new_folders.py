@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +18,7 @@ from workbench.checkpoints.machine import machine_fault
 from workbench.checkpoints.manifests import NAME, read_manifest
 from workbench.checkpoints.weight_files import BYTES_SUFFIX, INDEX, read_index
 from workbench.errors import InputError
-from workbench.store import sha256_bytes, write_atomic
+from workbench.store import sha256_bytes
 
 _WEIGHTS = (
     ".safetensors",
@@ -82,7 +84,7 @@ def check_new_home(source: Path, home: Path, names: dict[str, str]) -> None:
             is_own = path.read_bytes() == renamed_index(source / INDEX, names)
         else:
             own = others.get(path.name)
-            is_own = own is not None and own.read_bytes() == path.read_bytes()
+            is_own = own is not None and filecmp.cmp(own, path, shallow=False)
         if not is_own:
             foreign.add(path.name)
     if foreign:
@@ -120,7 +122,12 @@ def _others(source: Path) -> list[Path]:
 def copy_others(source: Path, home: Path) -> None:
     """Copy what is no weight file."""
     for path in _others(source):
-        write_atomic(home / path.name, path.read_bytes())
+        part = home / f".part-{path.name}"
+        with path.open("rb") as reader, part.open("wb") as writer:
+            shutil.copyfileobj(reader, writer)
+            writer.flush()
+            os.fsync(writer.fileno())
+        os.replace(part, home / path.name)
 
 
 def renamed_index(path: Path, names: dict[str, str]) -> bytes:

@@ -24,7 +24,7 @@ from workbench.checkpoints.finding import (
 )
 from workbench.checkpoints.json_files import read_json
 from workbench.checkpoints.weight_files import compressed_files
-from workbench.errors import CheckpointError, DoesNotFit
+from workbench.errors import CheckpointError, DoesNotFit, one_line
 from workbench.generation.known_shapes import KNOWN_SHAPES
 from workbench.generation.longrope import (
     Regime,
@@ -223,10 +223,12 @@ def _plain_weights(checkpoint: Checkpoint, config: Any) -> Iterator[Checkpoint]:
         if step.done - sum(told[-1:]) >= _TOLD_BYTES:
             told.append(step.done)
             log.warning(
-                f"{checkpoint.name}: {step.done / 1e9:.1f} of {step.total / 1e9:.1f} GB decompressed"
+                f"{one_line(checkpoint.name)}: {step.done / 1e9:.1f} of {step.total / 1e9:.1f} GB decompressed"
             )
 
-    log.info(f"{checkpoint.name} is compressed; its plain weights are kept in {cache_folder()}")
+    log.info(
+        f"{one_line(checkpoint.name)} is compressed; its plain weights are kept in {cache_folder()}"
+    )
     most = 2 * weight_bytes(config, "float32")
     with decompressed(folder, name=checkpoint.name, most_bytes=most, on_progress=tell) as plain:
         yield Checkpoint(checkpoint.name, str(plain), True)
