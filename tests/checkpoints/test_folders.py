@@ -626,6 +626,7 @@ def test_what_would_fill_the_disk_is_refused(compressed, own_cache, monkeypatch)
     monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(CheckpointError, match="make room there, or set WORKBENCH_CACHE"):
         decompressed(compressed, name="x")
+    assert not any(path.is_dir() for path in cache_folder().iterdir())
 
 
 @pytest.fixture

@@ -113,7 +113,6 @@ def _fill(
 ) -> None:
     """Make what is not in `home` yet, unless that is `refused`; where all is there, nothing need be written."""
     sources, sizes = wanted.sources, wanted.sizes
-    home.mkdir(exist_ok=True)
     entry = read_entry(home)
     missing = [plain for plain in sources if not is_there(home / plain, entry["files"].get(plain))]
     entry |= {
@@ -122,8 +121,9 @@ def _fill(
     if missing:
         if refused is not None:
             raise refused
-        room = {home: sum(sizes[plain] for plain in missing)}
+        room = {home.parent: sum(sizes[plain] for plain in missing)}
         check_room(room, what=f"{wanted.folder} decompressed", reserve=_KEPT_FREE)
+        home.mkdir(exist_ok=True)
         write_entry(home, entry)  # now, so that what a killed process leaves is in the list
     meter = Meter("decompressing", sum(sizes.values()), on_progress, cancel)
     for plain, path in sorted(sources.items()):
