@@ -156,6 +156,21 @@ def test_what_a_killed_process_left_goes_at_the_next_run_and_what_a_living_one_n
     assert temporary_bytes() == 0 and not list(cache_folder().glob(".claim-*"))
 
 
+def test_the_claim_of_a_killed_load_is_void(compressed):
+    code = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from workbench.checkpoints.cache import decompressed\n"
+        "with decompressed(Path(sys.argv[1]), name='phi'):\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, compressed], check=False)
+    assert len(list(cache_folder().glob(".claim-*"))) == 1
+    (entry,) = list_cache()
+    assert entry.is_whole and not entry.is_in_use
+    assert len(clean_cache()) == 1 and not list(cache_folder().glob(".claim-*"))
+
+
 def test_the_file_that_a_killed_first_run_left_is_listed(compressed, monkeypatch):
     def killed(source, target, **_):
         target.write_bytes(bytes(1000))

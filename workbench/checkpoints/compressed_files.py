@@ -16,6 +16,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from workbench.checkpoints.machine import machine_fault
 from workbench.checkpoints.weight_files import BYTES_SUFFIX, tensor_names
 from workbench.checkpoints.zipnn import (
     STREAM_LOG,
@@ -31,7 +32,7 @@ MOST_BYTES = 1 << 40  # a weight file of a terabyte is no checkpoint's
 _VECTORS = "znn_compressed_vectors"  # ZipNN's key in the metadata
 _HEADER_READ = 256
 _MEAN_BYTES = 1 << 14  # of the streams of a file, which ZipNN writes of 1 MiB each
-_FREE_STREAMS = 10_000  # read in a tenth of a second, however short they are
+_FREE_STREAMS = 1_000  # headers of which are read at once, however short they are
 _DTYPES = {
     "bfloat16": "BF16",
     "float32": "F32",
@@ -65,12 +66,16 @@ class _Tensor:
 def plain_size(path: Path) -> int:
     """Bytes of the decompressed file, by the headers alone, which are checked.
 
-    Raises ``CheckpointError`` for a file whose headers cannot be, such as one that claims a terabyte.
+    Raises ``CheckpointError`` for a file whose headers cannot be, such as one that claims a terabyte, and
+    ``MachineFault`` for one that cannot be read.
     """
-    with path.open("rb") as file:
-        if path.name.endswith(BYTES_SUFFIX):
-            return sum(stream.header.plain_bytes for stream in _streams(file, path))
-        header, tensors = _tensors(file, path)
+    try:
+        with path.open("rb") as file:
+            if path.name.endswith(BYTES_SUFFIX):
+                return sum(stream.header.plain_bytes for stream in _streams(file, path))
+            header, tensors = _tensors(file, path)
+    except OSError as error:
+        raise machine_fault(error, path) from error
     return 8 + len(header) + sum(tensor.plain_bytes for tensor in tensors)
 
 
