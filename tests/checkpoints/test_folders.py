@@ -18,7 +18,7 @@ from workbench.cancel import CancelToken
 from workbench.checkpoints import cache, file_compression, machine
 from workbench.checkpoints.cache_listing import clean_cache, list_cache
 from workbench.checkpoints.cache_places import cache_folder
-from workbench.checkpoints.finding import Checkpoint, check_folder, fetched
+from workbench.checkpoints.finding import Checkpoint, check_folder, fetched, find_checkpoint
 from workbench.checkpoints.folders import (
     compress_checkpoint,
     decompress_checkpoint,
@@ -447,6 +447,24 @@ def test_a_hub_with_compressed_weights_is_fetched_whole_and_one_with_plain_ones_
         api = type("Api", (), {"list_repo_files": offline})
         monkeypatch.setattr(huggingface_hub, "HfApi", api)
         assert fetched(there) == there
+
+
+def test_compressed_weights_that_came_in_part_are_told_without_a_hub(hub, own_cache, monkeypatch):
+    import huggingface_hub
+
+    def offline(self, name):
+        raise HTTPError("offline")
+
+    compress_in_place(hub)
+    sorted(hub.glob("*.znn"))[0].unlink()
+    monkeypatch.setattr(huggingface_hub, "HfApi", type("Api", (), {"list_repo_files": offline}))
+    with pytest.raises(CheckpointError, match=r"abc lacks 1 of . weight files, plain or"):
+        fetched(Checkpoint("somebody/phi", "somebody/phi", False))
+
+
+def test_a_name_that_no_folder_can_have_is_one_sentence():
+    with pytest.raises(CheckpointError, match="no model folder at"):
+        find_checkpoint("x" * 5000)
 
 
 def test_compressed_weights_that_do_not_come_from_the_hub_are_told(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import os
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -73,7 +74,7 @@ def find_checkpoint(spec: str | Path) -> Checkpoint:
             f"{text} is an endpoint; this version loads a folder, a hub id, or 'pocket'"
         )
     path = user_path(text)
-    if path.is_dir():
+    if os.path.isdir(path):  # which raises nothing for a name that no folder can have
         check_folder(path)
         return Checkpoint(path.name, str(path), True)
     if path.is_absolute() or text.startswith(".") or text.count("/") != 1:
@@ -162,6 +163,8 @@ def fetched(checkpoint: Checkpoint) -> Checkpoint:
         try:
             names = HfApi().list_repo_files(checkpoint.source)
         except (HTTPError, OSError, ValueError):
+            if folder is not None and any(plain_name(path.name) for path in folder.iterdir()):
+                check_folder(folder)  # which says what of it is missing
             return checkpoint
         top = [name for name in names if "/" not in name]
         plain = any(name.endswith(".safetensors") and plain_name(name) is None for name in top)
