@@ -65,6 +65,21 @@ def test_a_compressed_folder_answers_and_the_cache_is_listed_and_cleaned(
     assert json.loads(run("cache", "--json")[1])["entries"] == []
 
 
+def test_temporary_files_and_what_is_in_use_are_told(run, phi, tmp_path):
+    from workbench.checkpoints.cache import decompressed
+
+    run("compress", phi, "--in-place")
+    left = tmp_path / "cache" / "checkpoints" / ".temporary-killed"
+    with decompressed(phi, name="phi"):
+        left.mkdir()
+        (left / "plain.safetensors").write_bytes(bytes(20_000_000))
+        assert "0.02 GB in temporary files; --clean removes" in run("cache")[1]
+        code, out, _ = run("cache", "--clean", "--json")
+        assert code == 0 and json.loads(out)["temporary_bytes"] == 0 and not left.exists()
+        assert "held 0 (0.00 GB), removed; 1 in use stay, first phi" in run("cache", "--clean")[1]
+    assert "held 1" in run("cache", "--clean")[1]
+
+
 def test_a_name_with_a_line_break_takes_one_line_of_what_is_told(run, phi, tmp_path, monkeypatch):
     from workbench.generation.loading import load_generator
 
