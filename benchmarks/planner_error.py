@@ -43,11 +43,13 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--contexts", type=int, nargs="+", default=[2048, 4096, 8192])
-    parser.add_argument("--child", nargs=5, metavar=("FOLDER", "CONTEXT", "DTYPE", "KV", "READ"))
+    parser.add_argument(
+        "--child", nargs=6, metavar=("FOLDER", "CONTEXT", "DTYPE", "KV", "READ", "BITS")
+    )
     arguments = parser.parse_args()
     if arguments.child:
-        folder, context, dtype, kv, read = arguments.child
-        print(json.dumps(measure(folder, int(context), dtype, kv, read, arguments.device)))
+        folder, context, *case = arguments.child
+        print(json.dumps(measure(folder, int(context), *case, device=arguments.device)))
         return
     is_cpu = arguments.device == "cpu"
     own = "float32" if is_cpu else "bfloat16"
@@ -55,18 +57,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         for kind in ("phi3", "phimoe"):
             cases = [
-                (context, own, "model", read)
+                (context, own, "model", read, "all")
                 for context in arguments.contexts
                 for read in ("one pass", "chunks")
             ]
-            cases += [(4096, own, "int8", "chunks"), (4096, "bfloat16", "model", "chunks")][
-                : 2 if is_cpu else 1
-            ]
-            for context, dtype, kv, read in cases:
+            cases += [(4096, own, "model", "chunks", bits) for bits in ("8bit", "4bit")]
+            cases.append((4096, own, "int8", "chunks", "all"))
+            if is_cpu:
+                cases.append((4096, "bfloat16", "model", "chunks", "all"))
+            for context, dtype, kv, read, bits in cases:
                 folder = Path(place) / f"{kind}-{dtype}"
                 if not folder.is_dir():
                     make_checkpoint(folder, kind, dtype)
-                rows.append(compare(folder, kind, context, dtype, kv, read, arguments))
+                rows.append(compare(folder, kind, context, (dtype, kv, read, bits), arguments))
                 print(rows[-1], file=sys.stderr)
     title = f"The memory plan against the memory used ({arguments.device})"
     note = NOTE.format(n=arguments.repeats, new=NEW_TOKENS)
@@ -88,24 +91,24 @@ def compare(
     folder: Path,
     kind: str,
     context: int,
-    dtype: str,
-    kv: str,
-    read: str,
+    case: tuple[str, str, str, str],
     arguments: argparse.Namespace,
 ) -> list[str]:
     """One row: the plan, and the median of the measured peaks."""
     import workbench as wb
 
+    dtype, kv, read, bits = case
     plan = wb.plan_memory(
         folder,
         context=context,
         dtype=dtype,
         cache="int8" if kv == "int8" else "reserved",
+        quantization=None if bits == "all" else bits,
         device=arguments.device,
         device_bytes=1 << 40,
     )
     command = [sys.executable, __file__, "--device", arguments.device]
-    command += ["--child", str(folder), str(context), dtype, kv, read]
+    command += ["--child", str(folder), str(context), *case]
 
     def peak(**environment: str) -> int:
         done = subprocess.run(
@@ -124,7 +127,7 @@ def compare(
     mib = 1 << 20
     workspace = measured - plan.weight_bytes - plan.cache_bytes
     return [
-        f"{kind}, {dtype}, {kv}",
+        f"{kind}, {dtype}, {kv}" + (f", {bits} weights" if bits != "all" else ""),
         f"{context:,}",
         read,
         f"{plan.weight_bytes / mib:.0f}",
@@ -137,7 +140,7 @@ def compare(
 
 
 def measure(
-    folder: str, context: int, dtype: str, kv: str, read: str, device: str
+    folder: str, context: int, dtype: str, kv: str, read: str, bits: str, *, device: str
 ) -> dict[str, int]:
     """The peak of one prompt that fills the context, in this process."""
     import torch
@@ -162,7 +165,10 @@ def measure(
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     with Peak(device) as peak:
-        generator = wb.load_generator(folder, context=context, dtype=dtype, device=device)
+        held = None if bits == "all" else bits
+        generator = wb.load_generator(
+            folder, context=context, dtype=dtype, device=device, quantization=held
+        )
         text = " ".join(WORDS[i % len(WORDS)] for i in range(context))
         prompt = plain_prompt(text, tokenizer=generator.tokenizer, budget_tokens=2 * context)
         over = len(prompt.token_ids) - (context - NEW_TOKENS)

@@ -8,16 +8,29 @@ Run: python benchmarks/routing_conditions.py [--generator G] [--documents N]
 from __future__ import annotations
 
 import argparse
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from tables import heading, table
 
 import workbench as wb
+from workbench.checkpoints.finding import find_checkpoint
+from workbench.checkpoints.folders import compress_checkpoint
 from workbench.routing.trace import RoutingTrace
 
 CHARACTERS = 4000
+
+
+def decompressed(name: str) -> wb.Generator:
+    """The same checkpoint, compressed by ZipNN and loaded from that."""
+    source = Path(find_checkpoint(name).source)
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder) / "compressed"
+        compress_checkpoint(source, home)
+        return wb.load_generator(home, dtype="float32")
 
 
 def main() -> None:
@@ -27,6 +40,11 @@ def main() -> None:
     given = parser.parse_args()
     generator = wb.load_generator(given.generator, dtype="float32")
     halved = wb.load_generator(given.generator, dtype="bfloat16")
+    fewer = {
+        bits: wb.load_generator(given.generator, dtype="float32", quantization=bits)
+        for bits in ("8bit", "4bit")
+    }
+    cached = wb.load_generator(given.generator, dtype="float32", expert_cache=4)
     longest = int(generator.model.config.max_position_embeddings)
     long = generator.with_context(longest)
     corpus = list(wb.read_corpus("corpora"))[: given.documents]
@@ -69,6 +87,10 @@ def main() -> None:
         "keys and values as fp8": lambda: read(generator, wb.Decoding(cache="fp8")),
         "long regime": lambda: read(long),
         "bfloat16": lambda: read(halved),
+        "weights in 8 bits": lambda: read(fewer["8bit"]),
+        "weights in 4 bits": lambda: read(fewer["4bit"]),
+        "experts in host memory": lambda: read(cached),
+        "decompressed from ZipNN": lambda: read(decompressed(given.generator)),
     }
     rows = []
     for name, condition in conditions.items():

@@ -83,6 +83,11 @@ ENTRIES = [
         "How many experts do the work in each layer; short segments have wide intervals.",
     ),
     Entry(
+        "conditions",
+        "plot_agreement(precisions)",
+        "Where weights in fewer bits move the router: how many of their experts the tokens of the same texts keep.",
+    ),
+    Entry(
         "tokens",
         "plot_token_experts(trace, layer=4, start=len(trace.experts) - 60)",
         "Which words of the end of the prompt and of the answer went to which experts.",
@@ -168,20 +173,24 @@ def prepare() -> dict[str, Any]:
     segments = effective_experts_by_segment(trace)
 
     # the beginning of every document, read with the router's logits
-    traces = [
-        generator.read(
-            wb.plain_prompt(
-                document.text[:3500], tokenizer=generator.tokenizer, budget_tokens=4000
-            ),
-            capture="logits",
-        )
+    prompts = [
+        wb.plain_prompt(document.text[:3500], tokenizer=generator.tokenizer, budget_tokens=4000)
         for document in corpus
     ]
+    traces = [generator.read(prompt, capture="logits") for prompt in prompts]
     experts = np.concatenate([one.experts[one.rows()] for one in traces])
     tokens = np.concatenate([one.token_ids[one.rows()] for one in traces])
     document = np.repeat(np.arange(len(traces)), [one.rows().sum() for one in traces])
     met = coactivation(experts, n_experts=16)
     followed = transitions(experts, n_experts=16)
+
+    # the same texts, weights held otherwise
+    held = {"bfloat16": {"dtype": "bfloat16"}, "8bit": {}, "4bit": {}}
+    precisions = {}
+    for name, options in held.items():
+        other = wb.load_generator("pocket", **(options or {"quantization": name}))
+        again = [other.read(prompt) for prompt in prompts]
+        precisions[name] = wb.compare_routing(traces, again, segment="question", permutations=100)
 
     # three groups of documents
     names = ["code and tables", "other languages", "English prose"]

@@ -210,6 +210,12 @@ def _add_generator_options(verb: argparse.ArgumentParser) -> None:
         choices=["8bit", "4bit"],
         help="hold linear layers and experts in fewer bits (default: as the checkpoint does)",
     )
+    verb.add_argument(
+        "--expert-cache",
+        type=int,
+        metavar="N",
+        help="leave experts in host memory, N of each layer on the GPU (default: all on the GPU)",
+    )
 
 
 def _demo(arguments: argparse.Namespace) -> tuple[Result, str]:
@@ -403,6 +409,7 @@ def _doctor(arguments: argparse.Namespace) -> tuple[Result, str]:
         context=arguments.context,
         cache=arguments.cache,
         quantization=arguments.quantization,
+        expert_cache=arguments.expert_cache,
     )
     return {**report.to_dict(), "exit_code": EXIT_UNUSABLE if report.problems else 0}, str(report)
 
@@ -425,6 +432,7 @@ def _load(arguments: argparse.Namespace) -> Any:
         context=arguments.context,
         decoding=decoding,
         quantization=arguments.quantization,
+        expert_cache=arguments.expert_cache,
     )
 
 

@@ -58,6 +58,7 @@ def examine(
     context: int | None = None,
     cache: str = "reserved",
     quantization: str | None = None,
+    expert_cache: int | None = None,
 ) -> Examination:
     """Look at versions, FAISS, devices, the encoder, and plan and probe `generator`; nothing here raises for a finding.
 
@@ -68,7 +69,8 @@ def examine(
     _versions(found)
     _devices(found)
     _encoder(found)
-    _generator(found, generator, context, cache, quantization)
+    held = {"quantization": quantization, "expert_cache": expert_cache}
+    _generator(found, generator, context, cache, held)
     return found
 
 
@@ -128,7 +130,7 @@ def _encoder(found: Examination) -> None:
 
 
 def _generator(
-    found: Examination, name: str, context: int | None, cache: Any, quantization: Any
+    found: Examination, name: str, context: int | None, cache: Any, held: dict[str, Any]
 ) -> None:
     """Plan the generator; load it for its self-tests only if its weights are here and the plan fits."""
     from workbench.checkpoints.finding import find_checkpoint
@@ -139,7 +141,7 @@ def _generator(
 
     try:
         decoding = Decoding(cache=cache)
-        plan = plan_memory(name, context=context, cache=cache, quantization=quantization)
+        plan = plan_memory(name, context=context, cache=cache, **held)
         found.memory_plan = plan.to_dict()
         is_here = is_on_disk(find_checkpoint(name))
         if not is_here:
@@ -150,9 +152,7 @@ def _generator(
         if not plan.fits:
             found.problems.append(plan.refusal)
         elif is_here:
-            loaded = load_generator(
-                name, context=context, decoding=decoding, quantization=quantization
-            )
+            loaded = load_generator(name, context=context, decoding=decoding, **held)
             found.self_tests["longrope"] = (
                 f"{loaded.regime} regime follows the checkpoint's factors; {rope_status(loaded.model).reason}"
             )

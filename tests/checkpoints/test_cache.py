@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -132,6 +133,22 @@ def test_the_load_of_a_generator_holds_its_claim(compressed, monkeypatch):
     load_generator(compressed, device="cpu")
     ((source, cleaned),) = seen
     assert Path(source).parent == cache_folder() and cleaned == ()
+
+
+def test_what_a_model_reads_from_the_disk_later_stays_as_long_as_the_model(compressed):
+    places = {
+        "model.embed_tokens": "cpu",
+        "model.layers": "disk",
+        "model.norm": "cpu",
+        "lm_head": "cpu",
+    }
+    generator = load_generator(compressed, device={**places, "model.rotary_emb": "cpu"})
+    (resaved,) = cache_folder().glob(".temporary-*")
+    with temporary_folder():  # which removes what nobody needs
+        assert clean_cache() == () and list_cache()[0].is_in_use and resaved.is_dir()
+    del generator
+    gc.collect()
+    assert not resaved.exists() and len(clean_cache()) == 1
 
 
 def test_what_a_killed_process_left_goes_at_the_next_run_and_what_a_living_one_needs_stays(

@@ -266,7 +266,9 @@ def test_a_plan_that_fits_offers_nothing_else():
 
 def alternatives(name, gb, **settings):
     plan = wb.plan_memory(name, device="cuda", device_bytes=gb * GB, **settings)
-    starts = {"the largest context": "context", "with quantization='8bit'": "8-bit",
+    starts = {"the largest context": "context", "with expert_cache": "experts",
+              "with quantization='8bit', expert_cache": "8-bit-experts",
+              "with quantization='4bit', expert_cache": "4-bit-experts", "with quantization='8bit'": "8-bit",
               "with quantization='4bit'": "4-bit",
               "with decoding=Decoding(cache='int8')": "int8",
               "with decoding=Decoding(cache='offloaded')": "offloaded",
@@ -286,9 +288,10 @@ def alternatives(name, gb, **settings):
          "context dtype offloaded map-reduce endpoint"),
         (MINI, 8, {}, "8-bit endpoint"),
         # 80 GB: 78 GiB of weights leave nothing for bf16; 8-bit and mini hold all 128K
-        (MOE, 80, {"context": 131_072}, "8-bit mini endpoint"),
-        (MOE, 80, {}, "8-bit mini endpoint"),
-        (MOE, 24, {}, "mini endpoint"),
+        (MOE, 80, {"context": 131_072}, "8-bit experts mini endpoint"),
+        (MOE, 80, {}, "8-bit experts mini endpoint"),
+        # 24 GB: some experts of each layer, in bf16 or, more of them, in 8 and in 4 bits
+        (MOE, 24, {}, "experts 8-bit-experts 4-bit-experts mini endpoint"),
         (MOE, 1, {}, "endpoint"),
     ],
 )  # fmt: skip
@@ -367,6 +370,28 @@ def cards_table() -> str:
     return "\n".join(lines)
 
 
-def test_the_table_of_cards_is_what_the_planner_says():
+def slots_table() -> str:
+    """The other table of docs/memory.md: how many experts of each layer fit, and the host memory of loading."""
+
+    def most(gb, quantization):
+        options = {"device": "cuda", "device_bytes": gb * GB, "quantization": quantization}
+        if wb.plan_memory(MOE, **options).fits:
+            return "all"
+        fitting = [n for n in range(2, 16) if wb.plan_memory(MOE, expert_cache=n, **options).fits]
+        return str(max(fitting, default="–"))
+
+    lines = ["| | 12 GB | 24 GB | 48 GB | 80 GB | host memory |", "|---|---|---|---|---|---|"]
+    for words, quantization in (("bf16", None), ("8bit", "8bit"), ("4bit", "4bit")):
+        host = plan_config(
+            SHAPES["MoE"], context=4096, dtype="bfloat16", device="cuda", device_bytes=0,
+            quantized=quantization, expert_cache=2,
+        ).host_bytes  # fmt: skip
+        cells = [*(most(gb, quantization) for gb in (12, 24, 48, 80)), f"{host / GIB:.0f} GiB"]
+        lines.append(f"| MoE, {words} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("made", [cards_table, slots_table])
+def test_the_tables_of_cards_are_what_the_planner_says(made):
     docs = Path(__file__).resolve().parents[2] / "docs" / "memory.md"
-    assert cards_table() in docs.read_text("utf-8")
+    assert made() in docs.read_text("utf-8")

@@ -287,17 +287,21 @@ def _failures() -> tuple[type[BaseException], ...]:
 def _quiet_transformers() -> Iterator[None]:
     """Keep a progress bar of a second, and warnings that are known to be harmless for Phi, off stderr.
 
-    Phimoe's own config keys short_mscale and long_mscale are called unrecognized at every load.
+    Phimoe's own config keys short_mscale and long_mscale are called unrecognized at every load, and accelerate tells of
+    a map what the user wrote in it.
     """
     from transformers.utils import logging as transformers_logging
 
-    logger = logging.getLogger("transformers")
-    level, bar = logger.level, transformers_logging.is_progress_bar_enabled()
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("transformers", "accelerate")]
+    levels = [logger.level for logger in loggers]
+    bar = transformers_logging.is_progress_bar_enabled()
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
         if bar:
             transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -38,6 +38,8 @@ def with_alternatives(plan: MemoryPlan, config: Any, *, attention: str = "sdpa")
             "batch": plan.batch,
             "attention": attention,
             "quantized": plan.quantization or None,
+            "expert_cache": plan.expert_cache or None,
+            "host_usable": plan.host_usable,
             **changes,
         }
         return plan_config(shapes, **settings)
@@ -45,6 +47,7 @@ def with_alternatives(plan: MemoryPlan, config: Any, *, attention: str = "sdpa")
     sentences = [
         *_smaller_context(plan, plan_as),
         *_fewer_bits(plan, plan_as),
+        *_experts_in_host_memory(plan, config, plan_as),
         *_smaller_cache(plan, plan_as),
         *_other_model(plan, plan_as),
         *_map_reduce(plan, config, plan_as),
@@ -91,6 +94,29 @@ def _fewer_bits(plan: MemoryPlan, plan_as: Any) -> list[str]:
             before = fewer.largest_context
         if fewer.fits:
             break
+    return found
+
+
+def _experts_in_host_memory(plan: MemoryPlan, config: Any, plan_as: Any) -> list[str]:
+    """The most experts of each layer that fit on the device, with weights as they are and in fewer bits."""
+    if config.model_type != "phimoe" or not plan.device.startswith("cuda"):
+        return []
+    found, most = [], 1
+    fewer = [name for name in QUANTIZED_BITS if name != plan.quantization]
+    for name in (plan.quantization or None, *fewer):
+        dtype = "bfloat16" if name else plan.dtype
+        if plan_as(quantized=name, dtype=dtype).fits:
+            break  # without a cache
+        for slots in range(config.num_local_experts - 1, most, -1):
+            other = plan_as(quantized=name, dtype=dtype, expert_cache=slots)
+            if other.fits:
+                options = f"quantization={name!r}, " if name and name != plan.quantization else ""
+                found.append(
+                    f"with {options}expert_cache={slots}, experts in host memory ({size(other.host_bytes)}) and "
+                    f"{slots} of each layer on the device, it fits: {_needs(other)}"
+                )
+                most = slots
+                break
     return found
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from workbench.cancel import Progress
 from workbench.checkpoints.cache import decompressed
-from workbench.checkpoints.cache_places import cache_folder
+from workbench.checkpoints.cache_places import cache_folder, temporary_folder
 from workbench.checkpoints.finding import (
     PHI_IDS,
     POCKET,
@@ -36,7 +37,14 @@ from workbench.generation.longrope import (
 from workbench.generation.memory import weight_bytes
 from workbench.generation.options import EXACT, Decoding
 from workbench.generation.phi import Generator
-from workbench.generation.planning import is_on_disk, pick_device, plan_for
+from workbench.generation.placement import (
+    DeviceMap,
+    Placement,
+    find_placement,
+    parameters_with_values,
+    spelled_out,
+)
+from workbench.generation.planning import is_on_disk, plan_for
 from workbench.generation.prefix_cache import PrefixCache
 from workbench.generation.weights import check_finite
 from workbench.routing.capture import find_routers
@@ -55,10 +63,11 @@ def load_generator(
     *,
     context: int | None = None,
     dtype: Literal["float32", "bfloat16", "float16"] | None = None,
-    device: str = "auto",
+    device: str | DeviceMap = "auto",
     attention: Attention = "sdpa",
     decoding: Decoding = EXACT,
     quantization: Quantization | None = None,
+    expert_cache: int | None = None,
 ) -> Generator:
     """Load "pocket", a Phi3 or Phimoe checkpoint folder, or a hub id; without a name the best Phi already on this disk.
 
@@ -66,10 +75,13 @@ def load_generator(
 
     ``context=None`` is the original window (4,096 tokens for Phi-3.5); more selects the long regime. ``dtype=None``
     means float32 on a CPU that has room for it, else the checkpoint's own. `device` "auto" takes all GPUs, else MPS,
-    else the CPU. `attention` names the implementation; "flash_attention_2" needs a GPU and the package flash-attn.
+    else the CPU; a map of module names to devices, "cpu" and "disk" among them, places each where it says (as
+    ``device_map`` of transformers). `attention` names the implementation; "flash_attention_2" needs a GPU and the
+    package flash-attn.
     `decoding` is what the generator uses by default: ``Decoding(cache="int8")`` halves the memory of keys and values.
     `quantization` "8bit" or "4bit" holds linear layers and experts so, which changes answers a little or a lot
-    (docs/memory.md); they are computed in `dtype`.
+    (docs/memory.md); they are computed in `dtype`. With `expert_cache` the experts of a MoE stay in host memory, and
+    that many of each layer lie on the device too: the ones used most of late. Nothing changes but speed and memory.
 
     Raises ``CheckpointError`` for a folder that cannot be loaded and ``DoesNotFit`` before allocating. After any error
     nothing of the model is left in memory, even while the error itself is kept.
@@ -79,33 +91,45 @@ def load_generator(
     """
     if attention not in get_args(Attention):
         raise ValueError(f"attention={attention!r} is none of {', '.join(get_args(Attention))}")
+    placed = find_placement(device)
+    if expert_cache and not isinstance(device, str):
+        raise ValueError("expert_cache places the experts itself: give device a name, not a map")
+    if quantization and placed.uses_disk:
+        raise ValueError(
+            f"quantization={quantization!r} and a map with 'disk' do not go together: weights are read from there as "
+            "the checkpoint has them; with 'cpu' or expert_cache they stay as they were quantized"
+        )
+    if expert_cache and placed.main == "cuda":
+        placed = find_placement("cuda:0")  # one card and host memory, however many cards there are
     checkpoint, reason = (find_checkpoint(spec), "") if spec is not None else _default_checkpoint()
     if checkpoint.name in KNOWN_SHAPES and not is_on_disk(checkpoint):
         # 80 GB are not worth fetching, nor a hub worth waiting for, where the model cannot fit
         _refuse_unless_fits(
-            checkpoint.name, context, dtype, device, attention, decoding, quantization
+            checkpoint.name, context, dtype, placed, attention, decoding, quantization, expert_cache
         )
     config = load_config(checkpoint)
     context = original_window(config) if context is None else context
     regime = regime_for(config, context)
-    device = pick_device(device)
     plan = plan_for(
         config,
         context=context,
         dtype=dtype,
-        device=device,
+        device=placed.main,
+        device_bytes=placed.bytes,
         name=checkpoint.name,
         kv=decoding.kv,
         attention=attention,
         quantization=quantization,
+        expert_cache=expert_cache,
     )
-    _check_flash(attention, device, plan.dtype)
+    _check_flash(attention, placed.main, plan.dtype)
     if not plan.fits:
         raise DoesNotFit(plan.refusal)
+    placed = spelled_out(config, placed)
     checkpoint = fetched(checkpoint)
     try:
         model, tokenizer = _load(
-            checkpoint, config, plan.dtype, device, regime, attention, quantization
+            checkpoint, config, plan.dtype, placed, regime, attention, quantization, expert_cache
         )
     except BaseException as error:
         release_frames(error)
@@ -128,10 +152,11 @@ def _refuse_unless_fits(
     name: str,
     context: int | None,
     dtype: str | None,
-    device: str,
+    placed: Placement,
     attention: str,
     decoding: Decoding,
     quantization: str | None,
+    expert_cache: int | None,
 ) -> None:
     shape = KNOWN_SHAPES[name]
     context = original_window(shape) if context is None else context
@@ -140,11 +165,13 @@ def _refuse_unless_fits(
         shape,
         context=context,
         dtype=dtype,
-        device=device,
+        device=placed.main,
+        device_bytes=placed.bytes,
         name=name,
         kv=decoding.kv,
         attention=attention,
         quantization=quantization,
+        expert_cache=expert_cache,
     )
     if not plan.fits:
         raise DoesNotFit(plan.refusal)
@@ -154,10 +181,11 @@ def _load(
     checkpoint: Checkpoint,
     config: Any,
     dtype: str,
-    device: str,
+    placed: Placement,
     regime: Regime,
     attention: str,
     quantization: Quantization | None,
+    expert_cache: int | None,
 ) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig
@@ -165,7 +193,6 @@ def _load(
     tokenizer = _load_tokenizer(checkpoint, config)
     if not checkpoint.is_local:
         check_hub_index(checkpoint)
-    spread = device == "cuda" and torch.cuda.device_count() > 1
     config.sliding_window = (
         None  # as wide as the whole window in Phi-3.5; None keeps the ordinary cache
     )
@@ -177,19 +204,26 @@ def _load(
 
         check_quantizable(config, quantization)
         beside["quantization_config"] = QuantizationConfig(quantization)
-    with _plain_weights(checkpoint, config) as held:
+    with ExitStack() as reading:
+        held = reading.enter_context(_plain_weights(checkpoint, config))
+        if (
+            placed.uses_disk
+        ):  # of what is joined while loading; other weights are read where they are
+            beside["offload_folder"] = str(reading.enter_context(temporary_folder()))
         model, info = read_pretrained(
             AutoModelForCausalLM.from_pretrained,
             held,
             config=config,
             dtype=getattr(torch, dtype),
-            device_map="auto" if spread else {"": device},
+            device_map={"": "cpu"} if expert_cache else placed.device_map,
             attn_implementation=attention,
             use_safetensors=True,
             ignore_mismatched_sizes=True,  # refused below, with the names
             output_loading_info=True,
             **beside,
         )
+        if placed.uses_disk:  # which is read later, too: kept as long as the model
+            weakref.finalize(model, reading.pop_all().close)
     wrong = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if wrong:
         raise CheckpointError(
@@ -198,7 +232,11 @@ def _load(
         )
     if config.model_type == "phimoe" and not find_routers(model):
         raise CheckpointError(f"{checkpoint.name} is a Phimoe without routers")
-    check_finite(model.named_parameters(), checkpoint.name)
+    check_finite(parameters_with_values(model), checkpoint.name)
+    if expert_cache:
+        from workbench.generation.expert_cache import cache_experts
+
+        cache_experts(model, expert_cache, placed.main)
     pin_regime(model, regime)
     check_regime(model, regime)
     own = model.generation_config

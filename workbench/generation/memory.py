@@ -31,8 +31,10 @@ class MemoryPlan:
 
     ``weights`` lists the weights in every dtype, ``workspace`` what the temporary memory is made of. ``loading_bytes``
     is needed beside the weights while they load, before there is a cache. ``quantization`` is how the weights are held,
-    "8bit" or "4bit", empty for ``dtype``. Prompts of up to ``whole_tokens`` are read in
-    one pass, with a workspace of up to ``whole_bytes`` out of what is left over; longer ones in chunks.
+    "8bit" or "4bit", empty for ``dtype``. With ``expert_cache`` that many experts of each layer lie on the device, and
+    ``host_bytes`` are needed in host memory beside it, where ``host_usable`` are (None: not known). Prompts of up to
+    ``whole_tokens`` are read in one pass, with a workspace of up to ``whole_bytes`` out of what is left over; longer
+    ones in chunks.
     ``largest_context`` is the longest that fits, 0 for none. ``alternatives`` are sentences on what would fit instead,
     empty when the plan fits. ``source`` says where the shapes come from.
     """
@@ -56,6 +58,9 @@ class MemoryPlan:
     weights: tuple[Allocation, ...] = ()
     workspace: tuple[Allocation, ...] = ()
     quantization: str = ""
+    expert_cache: int = 0
+    host_bytes: int = 0
+    host_usable: int | None = None
     source: str = ""
     alternatives: tuple[str, ...] = ()
 
@@ -86,8 +91,13 @@ class MemoryPlan:
 
     @property
     def fits(self) -> bool:
-        """Whether the plan stays within the device."""
-        return self.total_bytes <= self.usable_bytes
+        """Whether the plan stays within the device, and within host memory what lies there."""
+        return self.total_bytes <= self.usable_bytes and not self.host_lack
+
+    @property
+    def host_lack(self) -> int:
+        """Bytes that host memory has too little."""
+        return 0 if self.host_usable is None else max(0, self.host_bytes - self.host_usable)
 
     @property
     def refusal(self) -> str:
@@ -95,7 +105,9 @@ class MemoryPlan:
         if self.fits:
             return ""
         remedy = "; or ".join(self.alternatives) or "take a smaller model or a larger device"
-        return f"{self}, {size(self.total_bytes - self.usable_bytes)} too little: {remedy}"
+        where = "in host memory " if self.host_lack else ""
+        lack = self.host_lack or self.total_bytes - self.usable_bytes
+        return f"{self}, {where}{size(lack)} too little: {remedy}"
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON takes it."""
@@ -120,6 +132,9 @@ class MemoryPlan:
         cache = "8-bit cache" if self.kv in ("int8", "fp8") else "cache"
         rows = f"{self.batch} rows of " if self.batch > 1 else ""
         held = f" with {bits_in_words(self.quantization)} weights" if self.quantization else ""
+        if self.expert_cache:
+            host = f" ({size(self.host_bytes)})" if self.host_bytes else ""
+            held += f", experts in host memory{host} and {self.expert_cache} of each layer cached,"
         peak = f"{cache} {size(self.cache_bytes)} + workspace {size(self.workspace_bytes)}"
         if self.loading_bytes > self.cache_bytes + self.workspace_bytes:
             peak = f"{size(self.loading_bytes)} while loading (more than cache and workspace later)"
@@ -195,6 +210,30 @@ def weight_bytes(config: Any, dtype: str, *, kept: str = "bfloat16") -> int:
     return int(DTYPE_BYTES[kept] * own + (parameters - own) * QUANTIZED_BITS[dtype] / 8)
 
 
+def expert_bytes(config: Any, held: str) -> int:
+    """Bytes of all experts of a Phimoe config in a dtype, "8bit" or "4bit".
+
+    >>> from transformers import PhimoeConfig
+    >>> size(expert_bytes(PhimoeConfig(), "bfloat16")), size(expert_bytes(PhimoeConfig(), "4bit"))
+    ('75.0 GiB', '21.1 GiB')
+    """
+    an_expert = 3 * config.hidden_size * config.intermediate_size
+    bits = DTYPE_BYTES[held] * 8 if held in DTYPE_BYTES else QUANTIZED_BITS[held]
+    return int(config.num_hidden_layers * config.num_local_experts * an_expert * bits / 8)
+
+
+def check_expert_cache(config: Any, slots: int | None) -> None:
+    """Raise ``ValueError`` for a number of cached experts that the model has not got, or a dense model."""
+    if slots is None:
+        return
+    if config.model_type != "phimoe":
+        raise ValueError(f"expert_cache={slots} is for a Phi-MoE, and this model is dense")
+    if not isinstance(slots, int) or not 1 <= slots <= config.num_local_experts:
+        raise ValueError(
+            f"expert_cache={slots!r} must be a number of experts from 1 to {config.num_local_experts}"
+        )
+
+
 def cache_bytes_per_token(config: Any, dtype: str, kv: KV = "model") -> int:
     """Key-value bytes of one token: two tensors (keys, values) of [layers, kv heads, head size].
 
@@ -225,12 +264,15 @@ def plan_config(
     batch: int = 1,
     attention: str = "sdpa",
     quantized: str | None = None,
+    expert_cache: int | None = None,
+    host_usable: int | None = None,
     source: str = "",
 ) -> MemoryPlan:
     """Plan a config at `context` tokens for each of `batch` rows on a device of `device_bytes`; allocates nothing.
 
-    `dtype` is what is computed in; `quantized` ("8bit", "4bit") only how the weights are held. Alternatives are not
-    looked for here: see ``workbench.plan_memory``.
+    `dtype` is what is computed in; `quantized` ("8bit", "4bit") only how the weights are held. With `expert_cache`
+    that many experts of each layer lie on the device, and all of them in host memory, where `host_usable` bytes are
+    (None: not known). Alternatives are not looked for here: see ``workbench.plan_memory``.
 
     >>> from workbench.generation.known_shapes import KNOWN_SHAPES
     >>> mini = KNOWN_SHAPES["microsoft/Phi-3.5-mini-instruct"]
@@ -244,11 +286,18 @@ def plan_config(
         raise ValueError(f"kv={kv!r} is none of {', '.join(get_args(KV))}")
     if batch < 1 or context < 1:
         raise ValueError(f"batch={batch} and context={context} must be at least 1")
-    held = weight_bytes(config, quantized or dtype, kept=dtype)
+    held, host = weight_bytes(config, quantized or dtype, kept=dtype), 0
     spelled = _spelled_bytes(config) if quantized else 0
     per_token = cache_bytes_per_token(config, dtype, kv)
     rows = batch if batch == 1 else batch + 1  # the longest row is read first and stays beside
     loading = _loading_bytes(config, dtype)
+    if expert_cache is not None:
+        experts = expert_bytes(config, quantized or dtype)
+        slots = experts * expert_cache // config.num_local_experts
+        if not device.startswith("cuda"):  # which shares its memory with the host
+            held += slots
+        else:  # all is read into host memory, what does not stay there is moved
+            host, held, loading = held + loading, held - experts + slots, 0
     usable = int(device_bytes * (1 - RESERVE))
 
     def workspace(tokens: int) -> tuple[Allocation, ...]:
@@ -312,23 +361,27 @@ def plan_config(
         ),
         workspace=parts,
         quantization=quantized or "",
+        expert_cache=expert_cache or 0,
+        host_bytes=host,
+        host_usable=host_usable,
         source=source,
     )
 
 
 def device_memory(device: str) -> int:
-    """Bytes of "cpu" (what is available now, within the container's limit) or of all GPUs together (what is free now).
+    """Bytes of "cpu" (what is available now, within the container's limit), of a GPU, or of all (what is free now).
 
     What this process holds on a GPU without using it counts as free.
     """
     if device.startswith("cuda"):
         import torch
 
+        _, _, number = device.partition(":")
         return sum(
             torch.cuda.mem_get_info(i)[0]
             + torch.cuda.memory_reserved(i)
             - torch.cuda.memory_allocated(i)
-            for i in range(torch.cuda.device_count())
+            for i in ([int(number)] if number else range(torch.cuda.device_count()))
         )
     import psutil
 

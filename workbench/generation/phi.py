@@ -13,7 +13,7 @@ import time
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,7 @@ from workbench.generation.memory import (
     prefill_tokens,
 )
 from workbench.generation.options import EXACT, GREEDY, Capture, Decoding, Request, Sampling
+from workbench.generation.placement import find_placement, offloaded_weights
 from workbench.generation.planning import plan_for
 from workbench.generation.prefix_cache import PrefixCache
 from workbench.generation.prompts import ABSTENTION, Prompt, Source, known_marks, segment_mask
@@ -42,6 +43,9 @@ from workbench.generation.sequences import Pace, TokenSequence, Turn, open_seque
 from workbench.routing.capture import Choices, RoutingRecorder, TokenTable
 from workbench.routing.intervene import Edit, intervened, intervention_in, is_intervened
 from workbench.routing.trace import RoutingTrace, TracedSource
+
+if TYPE_CHECKING:
+    from workbench.generation.expert_cache import ExpertUse
 
 log = logging.getLogger("workbench")
 
@@ -126,7 +130,8 @@ class Generator:
                     "experts are being intervened in: take another context before or after"
                 )
             tensors = [*self.model.parameters(), *self.model.buffers()]
-            model = copy.deepcopy(self.model, {id(tensor): tensor for tensor in tensors})
+            shared = {id(tensor): tensor for tensor in tensors} | offloaded_weights(self.model)
+            model = copy.deepcopy(self.model, shared)
         pin_regime(model, regime)
         check_regime(model, regime)
         model.eval()  # the new rotary embedding too
@@ -497,6 +502,20 @@ class Generator:
             warning=warning,
         )
 
+    @property
+    def expert_use(self) -> ExpertUse | None:
+        """How often the experts that answers used were on the device; None without ``expert_cache``.
+
+        What an answer did is the difference of two: ``after - before``.
+
+        >>> from workbench.generation.loading import load_generator
+        >>> load_generator("pocket", expert_cache=4).expert_use.copied_bytes
+        0
+        """
+        from workbench.generation.expert_cache import expert_use
+
+        return expert_use(self.model)
+
     def _beyond_training(self, tokens: int) -> str:
         """What to expect of a sequence of so many tokens, "" when the checkpoint was trained on as many."""
         if self.trained_tokens is None or tokens <= self.trained_tokens:
@@ -508,16 +527,26 @@ class Generator:
 
     def _plan(self, context: int) -> MemoryPlan:
         """The plan of the loaded weights at `context`: what they and the kept prefixes hold counts as available."""
-        held = sum(tensor.nbytes for tensor in self.model.parameters()) + self.prefixes.held_bytes
+        from workbench.generation.expert_cache import all_slots
+        from workbench.generation.quantized import quantization_of
+
+        slots, place = all_slots(self.model), self.model.device.type
+        held = sum(t.nbytes for t in self.model.parameters() if t.device.type == place)
+        held += sum(one.bytes for one in slots) + self.prefixes.held_bytes
+        places = getattr(self.model, "hf_device_map", {})
+        spread = find_placement(places).bytes if len(set(places.values())) > 1 else None
+        available = device_memory(place) if spread is None else spread
         return plan_for(
             self.model.config,
             context=context,
             dtype=str(self.model.dtype).removeprefix("torch."),
-            device=self.model.device.type,
+            device=place,
             name=self.name,
-            device_bytes=device_memory(self.model.device.type) + held,
+            device_bytes=available + held,
             attention=self.model.config._attn_implementation,
             kv=self.decoding.kv,
+            quantization=quantization_of(self.model),
+            expert_cache=slots[0].count if slots else None,
         )
 
     def _check_room(self, prompt_tokens: int, new_tokens: int, where: str = "") -> None:

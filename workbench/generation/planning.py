@@ -22,7 +22,9 @@ from workbench.generation.memory import (
     DTYPE_BYTES,
     KV,
     QUANTIZED_BITS,
+    RESERVE,
     MemoryPlan,
+    check_expert_cache,
     device_memory,
     plan_config,
 )
@@ -36,15 +38,17 @@ def plan_memory(
     dtype: str | None = None,
     cache: CacheKind = "reserved",
     quantization: str | None = None,
+    expert_cache: int | None = None,
     device: str = "auto",
     device_bytes: int | None = None,
     batch: int = 1,
 ) -> MemoryPlan:
     """The memory plan of "pocket", a folder or a hub id; reads its config alone, and loads nothing.
 
-    `context`, `dtype`, `quantization` and `device` are those of ``load_generator``; `cache` is that of ``Decoding``;
-    `batch` rows are decoded together. `device_bytes` plans for a device that is not here. The two Phi-3.5 models are
-    planned without a network: by their config in the local Hugging Face cache, else by their published shapes.
+    `context`, `dtype`, `quantization`, `expert_cache` and `device` are those of ``load_generator``; `cache` is that of
+    ``Decoding``; `batch` rows are decoded together. `device_bytes` plans for a device that is not here. The two
+    Phi-3.5 models are planned without a network: by their config in the local Hugging Face cache, else by their
+    published shapes.
     Raises ``CheckpointError`` where there is no config, and ``ValueError`` for a context beyond the model's window.
 
     >>> moe = plan_memory("microsoft/Phi-3.5-MoE-instruct", context=131072, device="cuda", device_bytes=80 * 10**9)
@@ -65,6 +69,7 @@ def plan_memory(
         name=checkpoint.name,
         kv=Decoding(cache=cache).kv,
         quantization=quantization,
+        expert_cache=expert_cache,
         device_bytes=device_bytes,
         batch=batch,
         source=source,
@@ -80,6 +85,7 @@ def plan_for(
     name: str = "model",
     kv: KV = "model",
     quantization: str | None = None,
+    expert_cache: int | None = None,
     device_bytes: int | None = None,
     batch: int = 1,
     attention: str = "sdpa",
@@ -95,7 +101,11 @@ def plan_for(
         )
     if quantization is not None and quantization not in QUANTIZED_BITS:
         raise ValueError(f"quantization={quantization!r} is none of {', '.join(QUANTIZED_BITS)}")
+    check_expert_cache(config, expert_cache)
     available = device_memory(device) if device_bytes is None else device_bytes
+    host = None  # of a machine that is not here
+    if device_bytes is None and device.startswith("cuda"):
+        host = int(device_memory("cpu") * (1 - RESERVE))
 
     def plan(precision: str) -> MemoryPlan:
         return plan_config(
@@ -109,6 +119,8 @@ def plan_for(
             batch=batch,
             attention=attention,
             quantized=quantization,
+            expert_cache=expert_cache,
+            host_usable=host,
             source=source,
         )
 

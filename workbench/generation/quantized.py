@@ -9,7 +9,7 @@ stay as they are. Each weight is quantized as it is read, so that the whole mode
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
@@ -64,11 +64,13 @@ def dequantize(held: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     return (groups * scale.to(dtype).unsqueeze(-1)).flatten(-2)
 
 
-def product(states: Tensor, held: Tensor, scale: Tensor) -> Tensor:
-    """States [.., columns] times a weight [rows, columns] held as integers: [.., rows].
+def product(states: Tensor, held: Tensor, scale: Tensor | None) -> Tensor:
+    """States [.., columns] times a weight [rows, columns] held as integers, or as it is without a scale: [.., rows].
 
     8 bits are scaled after the product, for a row has one scale: the integers alone are spelled out, exactly.
     """
+    if scale is None:
+        return nn.functional.linear(states, held)
     if held.dtype != torch.int8:
         return nn.functional.linear(states, dequantize(held, scale, states.dtype))
     found = nn.functional.linear(states, held.to(states.dtype))
@@ -90,29 +92,41 @@ class QuantizedLinear(nn.Module):
         return found if self.bias is None else found + self.bias
 
 
-class QuantizedExperts(nn.Module):
-    """The experts of a Phi-MoE layer; those that a token chose are spelled out one after another."""
+class LoopedExperts(nn.Module):
+    """The experts of a Phi-MoE layer, computed one after another from parameters named as in ``PhimoeExperts``."""
 
-    def __init__(self, experts: Any, quantization: Quantization) -> None:
+    def __init__(self, experts: Any) -> None:
         super().__init__()
         self.num_experts, self.hidden_dim = experts.num_experts, experts.hidden_dim
         self.intermediate_dim, self.act_fn = experts.intermediate_dim, experts.act_fn
-        fused, down = experts.gate_up_proj.shape, experts.down_proj.shape
-        self.gate_up_proj, self.gate_up_proj_scale = _empty(fused, quantization)
-        self.down_proj, self.down_proj_scale = _empty(down, quantization)
+
+    def weights_of(self, chosen: Tensor) -> Iterator[tuple[int, dict[str, Tensor]]]:
+        """The number and the weights, by their names, of each expert in `chosen` [tokens, k]."""
+        for expert in torch.unique(chosen).tolist():
+            yield expert, {name: held[expert] for name, held in self.named_parameters()}
 
     def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         """As ``PhimoeExperts``: [tokens, hidden] from [tokens, hidden], and [tokens, k] of experts and of gates."""
         out = torch.zeros_like(hidden_states)
-        for expert in torch.unique(top_k_index).tolist():
+        for expert, held in self.weights_of(top_k_index):
             tokens, places = torch.where(top_k_index == expert)
-            fused, down = self.gate_up_proj[expert], self.down_proj[expert]
-            both = product(hidden_states[tokens], fused, self.gate_up_proj_scale[expert])
-            gate, up = both.chunk(2, dim=-1)
-            found = product(self.act_fn(gate) * up, down, self.down_proj_scale[expert])
+            fused, scale = held["gate_up_proj"], held.get("gate_up_proj_scale")
+            gate, up = product(hidden_states[tokens], fused, scale).chunk(2, dim=-1)
+            down, scale = held["down_proj"], held.get("down_proj_scale")
+            found = product(self.act_fn(gate) * up, down, scale)
             weighted = found * top_k_weights[tokens, places, None]
             out.index_add_(0, tokens, weighted.to(out.dtype))
         return out
+
+
+class QuantizedExperts(LoopedExperts):
+    """Experts held as integers; those that a token chose are spelled out."""
+
+    def __init__(self, experts: Any, quantization: Quantization) -> None:
+        super().__init__(experts)
+        fused, down = experts.gate_up_proj.shape, experts.down_proj.shape
+        self.gate_up_proj, self.gate_up_proj_scale = _empty(fused, quantization)
+        self.down_proj, self.down_proj_scale = _empty(down, quantization)
 
 
 @register_quantization_config(METHOD)  # type: ignore[no-untyped-call,untyped-decorator]

@@ -189,12 +189,14 @@ def weights_key(model: Any) -> Hashable:
     """What a model computes with: its weights, by identity, place and version, and the hooks that were put on it.
 
     Changes when a weight is replaced or overwritten in place or a hook comes or goes, so that no key of the prefix
-    cache made before fits afterwards. A write through ``tensor.data`` and a patched ``forward`` are not noticed: clear
-    the prefix cache then. Raises ``ValueError`` in training mode, where nothing computed once holds a second time.
+    cache made before fits afterwards. A write through ``tensor.data``, to a weight that lies in host memory or on disk
+    and is copied at every pass, and a patched ``forward`` are not noticed: clear the prefix cache then. Raises
+    ``ValueError`` in training mode, where nothing computed once holds a second time.
     """
     weights = tuple(
         (_number(p), p.data_ptr(), 0 if p.is_inference() else p._version)
         for p in model.parameters()
+        if not p.is_meta  # whose place is taken by another after every pass
     )
     hooks = []
     for module in model.modules():

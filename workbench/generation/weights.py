@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from workbench.errors import CheckpointError
+from workbench.generation.placement import parameters_with_values
 
 
 def weights_digest(model: Any) -> str:
@@ -17,7 +18,7 @@ def weights_digest(model: Any) -> str:
     is not noticed.
     """
     found = hashlib.sha256()
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters_with_values(model):
         flat = parameter.detach().reshape(-1)
         some = flat[:: max(1, len(flat) // 256)][:256].float().cpu().numpy()
         found.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())

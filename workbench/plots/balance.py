@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from workbench.plots.conventions import SERIES, layers_down, series_axes
 from workbench.plots.labels import label
@@ -13,6 +14,26 @@ from workbench.routing.statistics import EffectiveExperts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+
+def draw_by_layer(
+    ax: Axes,
+    values: NDArray[np.float64],
+    ends: tuple[NDArray[np.float64], NDArray[np.float64]],
+    *,
+    number: int,
+    of: int,
+    title: str,
+) -> None:
+    """One line of values [layers] with intervals to both `ends`, layers downwards; the `number`-th `of` as many."""
+    colour, marker, style = SERIES[number % len(SERIES)]
+    offset = np.linspace(-0.25, 0.25, of)[number] if of > 1 else 0.0
+    places = np.arange(len(values)) + offset
+    ax.hlines(places, *ends, color=colour, linewidth=1.4)
+    ax.plot(
+        values, places, color=colour, marker=marker, linestyle=style, linewidth=1, markersize=5,
+        markeredgecolor="black", markeredgewidth=0.5, label=title,
+    )  # fmt: skip
 
 
 def plot_balance(found: Mapping[str, EffectiveExperts], *, ax: Axes | None = None) -> Axes:
@@ -39,16 +60,11 @@ def plot_balance(found: Mapping[str, EffectiveExperts], *, ax: Axes | None = Non
     ax.axvline(
         n_experts, color="black", linestyle="--", linewidth=1, label=f"all {n_experts} experts"
     )
-    offsets = np.linspace(-0.25, 0.25, len(found)) if len(found) > 1 else np.zeros(1)
     for number, (name, one) in enumerate(found.items()):
-        colour, marker, style = SERIES[number % len(SERIES)]
-        places = np.arange(layers) + offsets[number]
-        ax.hlines(places, one.low, one.high, color=colour, linewidth=1.4)
-        tokens = f"{one.tokens:,} token{'' if one.tokens == 1 else 's'}"
-        ax.plot(
-            one.number, places, color=colour, marker=marker, linestyle=style, linewidth=1, markersize=5,
-            markeredgecolor="black", markeredgewidth=0.5, label=f"{label(name)} ({tokens})",
-        )  # fmt: skip
+        title = f"{label(name)} ({one.tokens:,} token{'' if one.tokens == 1 else 's'})"
+        draw_by_layer(
+            ax, one.number, (one.low, one.high), number=number, of=len(found), title=title
+        )
     layers_down(ax, layers)
     ax.set_xlim(0.5, n_experts * 1.03)
     ax.set_xlabel(f"effective experts, 2 to the entropy in bits (bars: {confidence:.0%} interval)")

@@ -269,6 +269,7 @@ def _rerouted(
             new_weights = new_weights.masked_fill(new_experts == edit.expert, 0.0)
     if meant is None:
         return logits, new_weights, new_experts
+    meant = meant.to(raw.device)  # the layer may lie on another device than the first
     return (
         torch.where(meant[:, None], logits, raw),
         torch.where(meant[:, None], new_weights, weights),
