@@ -65,13 +65,45 @@ def test_a_compressed_folder_answers_and_the_cache_is_listed_and_cleaned(
     assert json.loads(run("cache", "--json")[1])["entries"] == []
 
 
+def test_temporary_files_and_what_is_in_use_are_told(run, phi, tmp_path):
+    from workbench.checkpoints.cache import decompressed
+
+    run("compress", phi, "--in-place")
+    left = tmp_path / "cache" / "checkpoints" / ".temporary-killed"
+    with decompressed(phi, name="phi"):
+        left.mkdir()
+        (left / "plain.safetensors").write_bytes(bytes(20_000_000))
+        assert "0.02 GB in temporary files; --clean removes" in run("cache")[1]
+        code, out, _ = run("cache", "--clean", "--json")
+        assert code == 0 and json.loads(out)["temporary_bytes"] == 0 and not left.exists()
+        assert "held 0 (0.00 GB), removed; 1 in use stay, first phi" in run("cache", "--clean")[1]
+    assert "held 1" in run("cache", "--clean")[1]
+
+
+def test_a_name_with_a_line_break_takes_one_line_of_what_is_told(run, phi, tmp_path, monkeypatch):
+    from workbench.generation.loading import load_generator
+
+    named = phi.rename(tmp_path / "a\nb")
+    code, out, _ = run("compress", named, "--in-place")
+    assert code == 0 and len(out.splitlines()) == 1 and r"/a\nb: " in out
+    load_generator(named, device="cpu")
+    code, out, _ = run("cache")
+    assert len(out.splitlines()) == 2 and r"a\nb, from" in out
+
+
 def test_a_place_that_cannot_be_written_to_is_one_sentence(run, phi, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied", "/there")
 
-    monkeypatch.setattr("workbench.checkpoints.folders.compress_file", refuse)
+    monkeypatch.setattr("workbench.checkpoints.file_compression.compress_file", refuse)
     code, _, err = run("compress", phi)
-    assert code == 3 and "workbench: /there: Permission denied" in err
+    assert code == 3 and "workbench: /there: Permission denied; allow it, or use" in err
+
+
+def test_a_cache_in_a_home_that_is_not_known_is_one_sentence(run, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_CACHE", "~nosuch/cache")
+    code, _, err = run("cache")
+    assert code == 3 and "~nosuch/cache names a home folder that is not known" in err
 
 
 @pytest.mark.parametrize(
@@ -81,6 +113,9 @@ def test_a_place_that_cannot_be_written_to_is_one_sentence(run, phi, monkeypatch
         (["decompress", "PHI"], 4, "holds no compressed weights"),
         (["verify", "nowhere"], 3, "no file or folder at nowhere"),
         (["compress", "nowhere"], 3, "no file or folder at nowhere"),
+        (["verify", "~nosuch/x"], 3, "~nosuch/x names a home folder that is not known"),
+        (["compress", "~nosuch/x"], 3, "give the whole path"),
+        (["decompress", "PHI", "--out", "~nosuch/x"], 3, "give the whole path"),
         (["compress", "PHI/config.json"], 4, "is no plain .safetensors file"),
         (["verify", "PHI/config.json"], 4, "is no compressed weight file"),
         (["compress", "PHI", "--out", "PHI"], 3, "is what is to be compressed"),

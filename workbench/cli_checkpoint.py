@@ -8,11 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.errors import InputError
+from workbench.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from workbench.cancel import OnProgress, Progress
-    from workbench.checkpoints.folders import CompressionReport
+    from workbench.checkpoints.reports import CompressionReport
 
 Result = dict[str, Any]
 
@@ -62,14 +62,17 @@ def run_checkpoint(arguments: argparse.Namespace) -> tuple[Result, str]:
     """The JSON object and the text of one verb; a bar on stderr tells how far it is."""
     from tqdm import tqdm
 
+    from workbench.checkpoints.cache_places import cache_folder
     from workbench.checkpoints.folders import verify_checkpoint
+    from workbench.checkpoints.machine import machine_fault
+    from workbench.checkpoints.paths import user_path
 
     if arguments.checkpoint_verb == "cache":
         try:
             return _cache(arguments)
         except OSError as error:
-            raise InputError(f"{error.filename}: {error.strerror}") from error
-    path = Path(arguments.path).expanduser()
+            raise machine_fault(error, cache_folder()) from error
+    path = user_path(arguments.path)
     with tqdm(unit="B", unit_scale=True, file=sys.stderr, leave=False, disable=None) as bar:
 
         def show(step: Progress) -> None:
@@ -81,10 +84,10 @@ def run_checkpoint(arguments: argparse.Namespace) -> tuple[Result, str]:
             if arguments.checkpoint_verb == "verify":
                 report = verify_checkpoint(path, on_progress=show)
             else:
-                out = Path(arguments.out).expanduser() if arguments.out else None
+                out = user_path(arguments.out) if arguments.out else None
                 report = _written(arguments, path, out, show)
         except OSError as error:  # a folder that cannot be written to, a disk that is full
-            raise InputError(f"{error.filename or path}: {error.strerror}") from error
+            raise machine_fault(error, path) from error
     return report.to_dict(), str(report)
 
 
@@ -116,7 +119,8 @@ def _written(
 
 
 def _cache(arguments: argparse.Namespace) -> tuple[Result, str]:
-    from workbench.checkpoints.cache import cache_folder, clean_cache, list_cache
+    from workbench.checkpoints.cache_listing import clean_cache, list_cache
+    from workbench.checkpoints.cache_places import cache_folder, temporary_bytes
 
     if arguments.clean is None:
         if arguments.unused_days is not None:
@@ -124,14 +128,25 @@ def _cache(arguments: argparse.Namespace) -> tuple[Result, str]:
         found, verb = list_cache(), "holds"
     else:
         found, verb = clean_cache(tuple(arguments.clean), unused_days=arguments.unused_days), "held"
-    result = {"folder": str(cache_folder()), "entries": [asdict(one) for one in found]}
+    temporary = temporary_bytes()
+    result = {
+        "folder": str(cache_folder()),
+        "entries": [asdict(one) for one in found],
+        "temporary_bytes": temporary,
+    }
     lines = [
-        f"{one.key[:12]}  {one.bytes / 1e9:8.2f} GB  {one.name}{'' if one.is_whole else ' (not whole)'}, "
-        f"from {one.source}"
+        f"{one.key[:12]}  {one.bytes / 1e9:8.2f} GB  {one_line(one.name)}{'' if one.is_whole else ' (not whole)'}, "
+        f"from {one_line(one.source)}"
         for one in found
     ]
+    if temporary:
+        lines.append(
+            f"{temporary / 1e9:.2f} GB in temporary files; --clean removes those of killed runs"
+        )
     total = sum(one.bytes for one in found) / 1e9
     removed = ", removed" if arguments.clean is not None else ""
+    if arguments.clean is not None and (used := [one for one in list_cache() if one.is_in_use]):
+        removed += f"; {len(used)} in use stay, first {one_line(used[0].name)}"
     return result, "\n".join(
         [f"{cache_folder()} {verb} {len(found)} ({total:.2f} GB){removed}", *lines]
     )

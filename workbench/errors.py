@@ -7,10 +7,22 @@ memory. ``exit_code`` is what the command line returns for each.
 from __future__ import annotations
 
 
+def one_line(text: str) -> str:
+    r"""`text` with every character that does not print, such as a line break in a file's name, as Python escapes it.
+
+    >>> print(one_line("a\nb\x1b[2J.txt"))
+    a\nb\x1b[2J.txt
+    """
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 class WorkbenchError(Exception):
-    """Something outside the program is not as it must be."""
+    """Something outside the program is not as it must be; its message is one line whatever it names."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class InputError(WorkbenchError):
@@ -23,6 +35,12 @@ class CheckpointError(WorkbenchError):
     """A model folder cannot be used as it is."""
 
     exit_code = 4
+
+
+class MachineFault(CheckpointError):
+    """A full disk, a missing permission or too little memory stands in the way of a checkpoint, not its files."""
+
+    exit_code = 3
 
 
 class IndexUnusable(WorkbenchError):

@@ -7,26 +7,36 @@ import json
 import os
 import stat
 import struct
+import subprocess
 import sys
+import time
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from workbench.cancel import CancelToken
-from workbench.checkpoints import decoding
+from workbench.checkpoints import compressed_files, decoding, json_files, machine, weight_files
 from workbench.checkpoints.compressed_files import (
     compressed_bytes,
     main_dtype,
     plain_bytes,
     plain_size,
 )
-from workbench.checkpoints.decoding import decode_file
-from workbench.checkpoints.manifests import NAME, ManifestEntry, read_manifest, write_manifest
+from workbench.checkpoints.decoding import DecodedFile, decode_file
+from workbench.checkpoints.finding import read_config
+from workbench.checkpoints.manifests import (
+    NAME,
+    ManifestEntry,
+    check_plain,
+    read_manifest,
+    write_manifest,
+)
 from workbench.checkpoints.zipnn import encode_stream
-from workbench.errors import Cancelled, CheckpointError
+from workbench.errors import Cancelled, CheckpointError, MachineFault
 
 
 def tensors(dtype: torch.dtype = torch.bfloat16) -> dict[str, torch.Tensor]:
@@ -187,8 +197,9 @@ def test_a_file_that_claims_a_terabyte_is_refused(streamed):
 def test_what_does_not_fit_on_the_disk_is_refused_before_it_is_written(
     streamed, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(decoding.shutil, "disk_usage", lambda _: type("U", (), {"free": 1000}))
-    with pytest.raises(CheckpointError, match="make room there"):
+    usage = type("Usage", (), {"free": 1000, "total": 1000})
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(MachineFault, match="make room there"):
         decode_file(streamed, tmp_path / "again")
 
 
@@ -198,11 +209,97 @@ def script(path, text):
     return str(path)
 
 
+def test_a_file_of_very_many_tiny_streams_is_refused_before_all_are_read(tmp_path, monkeypatch):
+    path = tmp_path / "model.safetensors.znn"
+    path.write_bytes(encode_stream(b"\1\0", "bfloat16", is_streaming=True) * 40_000)
+    read = []
+    real = compressed_files.read_header
+    monkeypatch.setattr(compressed_files, "read_header", lambda *a: read.append(a) or real(*a))
+    with pytest.raises(CheckpointError, match="bytes on average; compress it again in streams of"):
+        plain_size(path)
+    assert len(read) < 1_100
+
+
+def test_a_file_of_very_many_tiny_tensors_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(compressed_files, "_FREE_STREAMS", 2)
+    path = write_tensor_file(tmp_path / "model.znn.safetensors", tensors())
+    assert plain_size(path)
+    held = {f"w{n}": torch.ones(4, dtype=torch.bfloat16) for n in range(100)}
+    with pytest.raises(CheckpointError, match="has more than 2 streams"):
+        plain_size(write_tensor_file(tmp_path / "many.znn.safetensors", held))
+
+
+def test_no_json_is_read_that_is_larger_than_any_checkpoints(tmp_path, monkeypatch):
+    monkeypatch.setattr(json_files, "MOST_JSON_BYTES", 1000)
+    monkeypatch.setattr(weight_files, "MOST_JSON_BYTES", 1000)
+    for name, read in {
+        NAME: lambda: read_manifest(tmp_path),
+        "config.json": lambda: read_config(tmp_path),
+        weight_files.INDEX: lambda: weight_files.read_index(tmp_path / weight_files.INDEX),
+    }.items():
+        (tmp_path / name).write_text("{" + " " * 1000 + "}")
+        with pytest.raises(CheckpointError, match=f"{name} has more than the 1,000 bytes"):
+            read()
+    path = write_tensor_file(tmp_path / "model.znn.safetensors", tensors())
+    assert plain_size(path)
+    save_file(load_file(path), path, metadata={"znn_compressed_vectors": " " * 2000})
+    with pytest.raises(CheckpointError, match=r"has a header of .* bytes, and 1,000 are read"):
+        plain_size(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with a name")
+def test_a_pipe_in_the_place_of_a_config_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(CheckpointError, match=r"has no config\.json"):
+        read_config(tmp_path)
+
+
+def test_a_file_that_cannot_be_read_is_not_called_damaged(plain, monkeypatch):
+    def refuse(self, *_, **__):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(type(plain), "open", refuse)
+    for read in (weight_files.tensor_names, json_files.read_json, plain_size):
+        with pytest.raises(MachineFault, match=r"safetensors: Permission denied; allow it"):
+            read(plain)
+
+
+def test_what_gives_no_safetensors_is_called_by_its_own_name(tmp_path):
+    path = tmp_path / "model.safetensors.znn"
+    path.write_bytes(encode_stream(b"no header" * 9, "bfloat16", is_streaming=True))
+    with pytest.raises(CheckpointError, match=r"what .*model\.safetensors\.znn gives is truncated"):
+        decode_file(path, tmp_path / ".temporary-x")
+    assert not (tmp_path / ".temporary-x").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell script in the place of Python")
+def test_a_full_disk_is_told_as_such_and_no_temporary_file_is_named(
+    streamed, tmp_path, monkeypatch
+):
+    code = (
+        "import sys\n"
+        "from workbench.checkpoints import decoding\n"
+        "decoding.os.fsync = lambda _: (_ for _ in ()).throw(OSError(28, 'No space left on device'))\n"
+        "sys.exit(decoding.main(sys.argv[4:]))\n"
+    )
+    (tmp_path / "run.py").write_text(code)
+    fake = f'#!/bin/sh\nexec "{sys.executable}" "{tmp_path / "run.py"}" "$@"\n'
+    monkeypatch.setattr(sys, "executable", script(tmp_path / "python", fake))
+    (tmp_path / ".part-x").mkdir()
+    with pytest.raises(MachineFault) as told:
+        decode_file(streamed, tmp_path / ".part-x" / "model.safetensors")
+    assert str(told.value) == f"{tmp_path}: No space left on device; make room there"
+
+
 @pytest.mark.skipif(os.name == "nt", reason="a shell script in the place of Python")
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("kill -SEGV $$", r"the process ended with -11 \(no word\)"),
+        ("kill -SEGV $$", r"the process ended with -11 \(no word\); copy it from its source"),
+        (
+            "kill -KILL $$",
+            r"ended from outside \(signal 9\).*: close other programs, and try again",
+        ),
         ("echo torn >&2; exit 3", r"the process ended with 3 \(torn\)"),
         ("exit 0", r"the process ended with 0 \(no word\)"),
     ],
@@ -247,15 +344,35 @@ def test_memory_is_limited_in_the_process(streamed, tmp_path, monkeypatch):
     assert not (tmp_path / "again").exists()
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with a name")
+def test_the_process_ends_when_the_one_that_started_it_is_killed(tmp_path):
+    """It reads a pipe that nothing is written to, so that it would wait for ever."""
+    source, target = tmp_path / "model.safetensors.znn", tmp_path / "plain.safetensors"
+    os.mkfifo(source)
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from workbench.checkpoints import decoding\n"
+        "decoding.plain_size = lambda _: 100\n"
+        "decoding.decode_file(*map(Path, sys.argv[1:]))\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, source, target]) as parent:
+        started = psutil.Process(parent.pid)
+        while not (children := started.children()) or not target.exists():
+            time.sleep(0.05)
+        parent.kill()
+    gone, left = psutil.wait_procs(children, timeout=20)
+    for process in left:
+        process.kill()
+    assert gone and not left and not target.exists()
+
+
 @pytest.mark.hostile
 @pytest.mark.smoke
 def test_ten_thousand_mutated_files_give_a_sentence_or_other_bytes_that_the_manifest_refuses(
     tmp_path,
 ):
     """In this process, so that a crash of the decoder would be seen."""
-    from workbench.checkpoints.cache import check_plain
-    from workbench.checkpoints.decoding import DecodedFile
-
     draws = np.random.default_rng(0)
     source = tmp_path / "model.safetensors"
     save_file(

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from huggingface_hub import constants
+from huggingface_hub.errors import HTTPError
 from safetensors.torch import load_file, save_file
 
 from workbench.cancel import CancelToken
-from workbench.checkpoints import cache, folders
-from workbench.checkpoints.cache import cache_folder, clean_cache, decompressed, list_cache
-from workbench.checkpoints.finding import Checkpoint, fetched
+from workbench.checkpoints import cache, file_compression, machine
+from workbench.checkpoints.cache_listing import clean_cache, list_cache
+from workbench.checkpoints.cache_places import cache_folder
+from workbench.checkpoints.finding import Checkpoint, check_folder, fetched, find_checkpoint
 from workbench.checkpoints.folders import (
     compress_checkpoint,
     decompress_checkpoint,
@@ -23,8 +26,9 @@ from workbench.checkpoints.folders import (
 )
 from workbench.checkpoints.in_place import compress_in_place
 from workbench.checkpoints.manifests import NAME, read_manifest, write_manifest
+from workbench.checkpoints.new_folders import one_writer
 from workbench.checkpoints.weight_files import INDEX, WHOLE
-from workbench.errors import Cancelled, CheckpointError, InputError
+from workbench.errors import Cancelled, CheckpointError, InputError, MachineFault
 from workbench.generation.loading import load_generator
 from workbench.generation.prompts import plain_prompt
 from workbench.routing.agreement import agreement
@@ -51,6 +55,11 @@ def sharded(make_tiny, tmp_path_factory):
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+def decompressed(folder, name):
+    with cache.decompressed(folder, name=name) as home:
+        return home
 
 
 @pytest.fixture
@@ -225,7 +234,7 @@ def test_one_flipped_byte_is_refused_by_the_manifest_or_said_to_be_unknown(compr
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda f: sorted(f.glob("*.znn"))[0].unlink(), "lacks 1 of . compressed weight files"),
+        (lambda f: sorted(f.glob("*.znn"))[0].unlink(), "lacks 1 of . weight files, plain or"),
         (lambda f: (f / INDEX).write_text("{}"), "is not a safetensors index"),
         (lambda f: sorted(f.glob("*.znn"))[0].write_bytes(b"ZN"), "is damaged or no ZipNN file"),
         (lambda f: sorted(f.glob("*.znn"))[0].write_bytes(b""), "it is empty"),
@@ -257,7 +266,7 @@ def test_a_link_out_of_the_folder_and_a_pickle_are_refused(compressed, own_cache
 def test_nothing_is_written_over_and_an_interrupted_run_goes_on(sharded, tmp_path, monkeypatch):
     home = tmp_path / "out"
     cancel, made = CancelToken(), []
-    compress = folders.compress_file
+    compress = file_compression.compress_file
 
     def then_stop(source, target, *, on_bytes, **_):
         made.append(source.name)
@@ -265,7 +274,7 @@ def test_nothing_is_written_over_and_an_interrupted_run_goes_on(sharded, tmp_pat
             cancel.cancel()
         return compress(source, target, on_bytes=on_bytes)
 
-    monkeypatch.setattr(folders, "compress_file", then_stop)
+    monkeypatch.setattr(file_compression, "compress_file", then_stop)
     with pytest.raises(Cancelled):
         compress_checkpoint(sharded, home, cancel=cancel)
     assert len(read_manifest(home)) == 2
@@ -430,11 +439,50 @@ def test_a_hub_with_compressed_weights_is_fetched_whole_and_one_with_plain_ones_
     monkeypatch.setattr(huggingface_hub, "HfApi", type("Api", (), names))
     assert fetched(there) == there and len(asked) == 1
 
-    def offline(self, name):
-        raise ConnectionError("offline")
+    for error in (ConnectionError("offline"), HTTPError("offline")):
 
+        def offline(self, name, error=error):
+            raise error
+
+        api = type("Api", (), {"list_repo_files": offline})
+        monkeypatch.setattr(huggingface_hub, "HfApi", api)
+        assert fetched(there) == there
+
+
+def test_compressed_weights_that_came_in_part_are_told_without_a_hub(hub, own_cache, monkeypatch):
+    import huggingface_hub
+
+    def offline(self, name):
+        raise HTTPError("offline")
+
+    compress_in_place(hub)
+    sorted(hub.glob("*.znn"))[0].unlink()
     monkeypatch.setattr(huggingface_hub, "HfApi", type("Api", (), {"list_repo_files": offline}))
-    assert fetched(there) == there
+    with pytest.raises(CheckpointError, match=r"abc lacks 1 of . weight files, plain or"):
+        fetched(Checkpoint("somebody/phi", "somebody/phi", False))
+
+
+def test_a_name_that_no_folder_can_have_is_one_sentence():
+    with pytest.raises(CheckpointError, match="no model folder at"):
+        find_checkpoint("x" * 5000)
+
+
+def test_compressed_weights_that_do_not_come_from_the_hub_are_told(
+    compressed, monkeypatch, tmp_path
+):
+    import huggingface_hub
+
+    def torn(name, allow_patterns):
+        raise HTTPError("the connection\nwas closed")
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", torn)
+    names = {"list_repo_files": lambda self, name: [p.name for p in compressed.iterdir()]}
+    monkeypatch.setattr(huggingface_hub, "HfApi", type("Api", (), names))
+    with pytest.raises(
+        CheckpointError, match=r"a/b: its compressed .*\(the connection was closed\)"
+    ):
+        fetched(Checkpoint("a/b", "a/b", False))
 
 
 def test_no_plain_file_goes_before_what_stands_for_it_is_compared_once_more(
@@ -497,6 +545,48 @@ def test_a_file_of_somebody_else_stays(make_tiny, tmp_path):
         compress_checkpoint(make_tiny(seed=9), tmp_path / "out")
 
 
+def test_a_fault_of_the_machine_is_not_blamed_on_a_file(make_tiny, tmp_path, monkeypatch):
+    """Neither on the one that was made before, nor on the source; and no temporary file is named."""
+    folder = tmp_path / "phi"
+    shutil.copytree(make_tiny(seed=9), folder)
+    real = file_compression.decode_file
+
+    def killed(source, *_, **__):
+        raise MachineFault(f"decompressing {source} was ended from outside")
+
+    monkeypatch.setattr(file_compression, "decode_file", killed)
+    with pytest.raises(MachineFault, match=r"phi/model\.safetensors was ended from outside"):
+        compress_checkpoint(folder, tmp_path / "out")
+    monkeypatch.setattr(file_compression, "decode_file", real)
+    compress_checkpoint(folder, tmp_path / "out")
+    (tmp_path / "out" / NAME).unlink()
+    monkeypatch.setattr(file_compression, "decode_file", killed)
+    with pytest.raises(MachineFault, match=r"model\.safetensors\.znn was ended from outside"):
+        compress_checkpoint(folder, tmp_path / "out")
+
+
+def test_a_source_that_changes_while_it_is_compressed_is_told(make_tiny, tmp_path, monkeypatch):
+    folder = tmp_path / "phi"
+    shutil.copytree(make_tiny(seed=9), folder)
+    found = file_compression.decode_file
+
+    def other(*arguments, **options):
+        return replace(found(*arguments, **options), sha256="0" * 64)
+
+    monkeypatch.setattr(file_compression, "decode_file", other)
+    with pytest.raises(CheckpointError, match=r"phi/model\.safetensors and what was compressed of"):
+        compress_checkpoint(folder, tmp_path / "out")
+    assert not any(path.name.endswith(".znn") for path in (tmp_path / "out").iterdir())
+
+
+def test_a_name_with_a_line_break_stays_within_one_line(tmp_path):
+    folder = tmp_path / "a\nworkbench: all is well\x1b[2J"
+    folder.mkdir()
+    with pytest.raises(CheckpointError) as told:
+        verify_checkpoint(folder)
+    assert r"/a\nworkbench: all is well\x1b[2J" in str(told.value) and str(told.value).isprintable()
+
+
 def test_a_file_that_was_finished_before_its_run_could_say_so_is_taken(sharded, tmp_path):
     home = tmp_path / "out"
     compress_checkpoint(sharded, home)
@@ -520,8 +610,6 @@ def test_cleaning_touches_only_what_the_cache_made(compressed, own_cache):
 
 
 def test_a_second_writer_is_told_to_wait(sharded, tmp_path):
-    from workbench.checkpoints.cache import one_writer
-
     with one_writer((tmp_path / "out").resolve()):
         with pytest.raises(InputError, match="another run writes to"):
             compress_checkpoint(sharded, tmp_path / "out")
@@ -553,6 +641,128 @@ def test_a_cache_that_cannot_be_written_to_is_one_sentence(compressed, monkeypat
 
 def test_what_would_fill_the_disk_is_refused(compressed, own_cache, monkeypatch):
     usage = type("Usage", (), {"free": 900_000, "total": 10_000_000})
-    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(CheckpointError, match="make room, or set WORKBENCH_CACHE"):
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(CheckpointError, match="make room there, or set WORKBENCH_CACHE"):
         decompressed(compressed, name="x")
+    assert not any(path.is_dir() for path in cache_folder().iterdir())
+
+
+@pytest.fixture
+def mixture(sharded, compressed):
+    """Some files compressed and one plain, which the manifest knows."""
+    shutil.copyfile(shards(sharded)[1], compressed / shards(sharded)[1].name)
+    (compressed / f"{shards(sharded)[1].name}.znn").unlink()
+    return compressed
+
+
+def test_a_folder_of_plain_and_compressed_files_is_taken_as_it_is(
+    mixture, sharded, own_cache, tmp_path
+):
+    plain = load_generator(sharded, device="cpu", dtype="bfloat16")
+    other = load_generator(mixture, device="cpu", dtype="bfloat16")
+    for name, tensor in plain.model.state_dict().items():
+        assert torch.equal(other.model.state_dict()[name], tensor), name
+    (entry,) = list_cache()
+    own = shards(sharded)[1]
+    link = cache_folder() / entry.key / own.name
+    assert entry.is_whole and link.is_symlink() and link.resolve() == (mixture / own.name).resolve()
+    assert entry.bytes < sum(path.stat().st_size for path in shards(sharded))
+    report = verify_checkpoint(mixture)
+    assert str(report).endswith("every sha256 is that of the manifest")
+    decompress_checkpoint(mixture, tmp_path / "again")
+    for path in shards(sharded):
+        assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
+    with pytest.raises(
+        CheckpointError, match=f"is compressed but for 1 of . files, first {own.name}"
+    ):
+        compress_checkpoint(mixture, tmp_path / "out")
+    clean_cache()
+    assert (mixture / own.name).is_file()
+    compress_in_place(mixture)
+    assert not shards(mixture) and len(list(mixture.glob("*.znn"))) == len(shards(sharded))
+
+
+def test_two_mixtures_with_other_plain_files_do_not_share_a_place(
+    mixture, sharded, own_cache, tmp_path
+):
+    shutil.copytree(mixture, tmp_path / "other")
+    assert decompressed(mixture, name="a") != decompressed(tmp_path / "other", name="b")
+
+
+def test_a_plain_file_among_compressed_ones_is_looked_at(mixture, sharded, own_cache):
+    path = mixture / shards(sharded)[1].name
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match="gives other bytes than its manifest says"):
+        verify_checkpoint(mixture)
+    path.write_bytes(data[:-1])
+    for action in (check_folder, load_generator, verify_checkpoint):
+        with pytest.raises(CheckpointError, match="is truncated, damaged or not safetensors"):
+            action(mixture)
+
+
+def test_what_was_compressed_by_another_program_in_part_is_refused_before_anything_is_written(
+    mixture,
+):
+    (mixture / NAME).unlink()
+    before = sorted(path.name for path in mixture.iterdir())
+    with pytest.raises(CheckpointError, match="compressed already, and not by this program"):
+        compress_in_place(mixture)
+    assert sorted(path.name for path in mixture.iterdir()) == before
+
+
+def test_a_file_that_is_a_link_is_compressed_beside_the_link(hub, own_cache, tmp_path):
+    link = shards(hub)[0]
+    blobs = sorted(path.name for path in (hub.parents[1] / "blobs").iterdir())
+    report = compress_checkpoint(link)
+    assert report.folder == str(hub.resolve()) and (hub / f"{link.name}.znn").is_file()
+    assert sorted(path.name for path in (hub.parents[1] / "blobs").iterdir()) == blobs
+    link.unlink()
+    (tmp_path / "elsewhere.safetensors.znn").symlink_to(hub / f"{link.name}.znn")
+    decompress_checkpoint(tmp_path / "elsewhere.safetensors.znn")
+    assert (tmp_path / "elsewhere.safetensors").is_file()
+
+
+def test_a_folder_that_is_a_link_is_compressed_beside_the_link(sharded, own_cache, tmp_path):
+    (tmp_path / "mine").symlink_to(sharded)
+    compress_checkpoint(tmp_path / "mine")
+    assert (tmp_path / "mine-ZipNN").is_dir()
+
+
+def test_nothing_is_written_among_the_revisions_of_the_hugging_face_cache(hub, own_cache, tmp_path):
+    with pytest.raises(InputError, match=r"take abc-ZipNN for a revision.*--out.*--in-place"):
+        compress_checkpoint(hub)
+    compress_checkpoint(hub, tmp_path / "out")
+    compress_in_place(hub)
+    with pytest.raises(InputError, match=r"take abc-plain for a revision.*--out"):
+        decompress_checkpoint(hub)
+    assert [path.name for path in hub.parent.iterdir()] == ["abc"]
+
+
+def test_compressing_looks_for_room_before_it_begins(sharded, own_cache, tmp_path, monkeypatch):
+    sizes = [path.stat().st_size for path in shards(sharded)]
+    wanted = 2 * sum(sizes) // 3 + max(sizes)  # one disk for the result and for what is read back
+    free = {"free": wanted - 1, "total": 1 << 40}
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: type("Usage", (), free))
+    with pytest.raises(MachineFault, match=f"takes {wanted:,} bytes, and the disk of .*make room"):
+        compress_checkpoint(sharded, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    free["free"] = wanted
+    compress_checkpoint(sharded, tmp_path / "out")
+    copy = tmp_path / "phi"
+    shutil.copytree(sharded, copy)
+    free["free"] = wanted - 1
+    with pytest.raises(MachineFault, match="make room there"):
+        compress_in_place(copy)
+    assert not list(copy.glob("*.znn"))
+
+
+def test_a_disk_that_is_full_is_named_not_the_source(sharded, own_cache, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(file_compression.os, "fsync", full)
+    with pytest.raises(MachineFault) as told:
+        compress_checkpoint(sharded, tmp_path / "out")
+    assert str(told.value) == f"{tmp_path / 'out'}: No space left on device; make room there"

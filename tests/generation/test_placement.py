@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import workbench as wb
-from workbench.checkpoints.cache import cache_folder
+from workbench.checkpoints.cache_places import cache_folder
 from workbench.effects.cases import Case
 from workbench.errors import CheckpointError, DoesNotFit
 from workbench.generation import loading

@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import shutil
-import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from workbench.cancel import CancelToken, OnProgress
+from workbench.checkpoints.cache_entries import is_there, read_entry, read_facts, write_entry
+from workbench.checkpoints.cache_places import claimed, locked, made_cache_folder
 from workbench.checkpoints.compressed_files import plain_size
 from workbench.checkpoints.decoding import DecodedFile, decode_file
-from workbench.checkpoints.manifests import ManifestEntry, read_manifest
+from workbench.checkpoints.machine import check_room, machine_fault
+from workbench.checkpoints.manifests import ManifestEntry, check_plain, read_manifest
 from workbench.checkpoints.meter import Meter
 from workbench.checkpoints.weight_files import (
     INDEX,
@@ -31,172 +28,121 @@ from workbench.checkpoints.weight_files import (
     compressed_files,
     plain_name,
     read_index,
-    tensor_names,
+    wanted_files,
 )
-from workbench.errors import CheckpointError, InputError
+from workbench.errors import CheckpointError
 from workbench.store import sha256_bytes, sha256_file, write_atomic
 
-_ENTRY = "entry.json"
-_KEY = re.compile("[0-9a-f]{32}")
 _SEEN = "seen.json"
-_TEMPORARY = ".temporary-"
-_DAY_SECONDS = 86_400
+_KEPT_FREE = 0.05  # of the disk
 
 
-@dataclass(frozen=True, slots=True)
-class CachedCheckpoint:
-    """One folder of the cache: its key, whose weights it holds, where they came from, and its bytes on disk.
-
-    ``used`` is when it was last loaded, in seconds since 1970; ``is_whole`` says that every file is there.
-    """
-
-    key: str
-    name: str
-    source: str
-    bytes: int
-    used: float
-    is_whole: bool
-
-
-def cache_folder() -> Path:
-    """Where decompressed weights lie: below WORKBENCH_CACHE, else the user's cache folder."""
-    own = os.environ.get("WORKBENCH_CACHE")
-    if own:
-        return Path(own).expanduser() / "checkpoints"
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(home).expanduser() / "workbench" / "checkpoints"
-
-
+@contextmanager
 def decompressed(
     folder: Path,
     *,
     name: str,
+    most_bytes: int | None = None,
     on_progress: OnProgress | None = None,
     cancel: CancelToken | None = None,
-) -> Path:
+) -> Iterator[Path]:
     """The cache's folder with the plain weights of `folder`; what is missing there is decompressed now.
 
-    `name` is what the list of the cache calls it. Beside the weights the folder has their index, and no config.
+    `name` is what the list of the cache calls it, `most_bytes` how large the weights may be. Beside the weights the
+    folder has their index, and no config; a file that is plain in `folder` is linked to. While the folder is read, a
+    claim that ``clean_cache`` looks for keeps it: many may hold one at a time, and that of a killed process is void.
 
     Raises
     ------
     CheckpointError
-        A file is damaged, is not what the manifest says, or gives other than the manifest says.
+        A file is damaged, is not what the manifest says, or gives other than the manifest says; or all give too much.
+    MachineFault
+        The cache cannot be written to, and not all is there.
     Cancelled
         `cancel` was set; what was finished stays.
     """
     sources = compressed_files(folder)
+    sizes = {plain: plain_size(path) for plain, path in sources.items()}
+    if most_bytes is not None and sum(sizes.values()) > most_bytes:
+        raise CheckpointError(
+            f"{folder} claims {sum(sizes.values()):,} bytes of weights, a model of its config.json has {most_bytes:,} "
+            "at most; take both from the same source"
+        )
     manifest = read_manifest(folder)
-    root = cache_folder()
-    root.mkdir(parents=True, exist_ok=True, mode=0o700)
     unlisted = [path.name for path in sources.values() if manifest and path.name not in manifest]
     if unlisted:
         raise CheckpointError(
             f"{folder} has a manifest that does not list {unlisted[0]}: it is of other files; copy all from one source"
         )
-    sums = {plain: _checked_sum(path, manifest, root) for plain, path in sources.items()}
-    key = sha256_bytes(json.dumps(sorted(sums.items())).encode())[:32]
-    home = root / key
-    with FileLock(root / f".{key}.lock"):
+    root = made_cache_folder()
+    with ExitStack() as reading:
+        try:
+            sums = {plain: _checked_sum(path, manifest, root) for plain, path in sources.items()}
+            plain_ones = [name for name in wanted_files(folder) if name not in sources]
+            links = {plain: str((folder / plain).resolve()) for plain in plain_ones}
+            home = root / sha256_bytes(json.dumps(sorted((sums | links).items())).encode())[:32]
+            wanted = _Wanted(folder, sources, sizes, sums, links, manifest)
+            with locked(root / f".{home.name}.lock") as refused:
+                with suppress(OSError):  # where nothing can be written, nobody cleans
+                    reading.enter_context(claimed(home.name))
+                _fill(home, wanted, name, refused, on_progress, cancel)
+        except OSError as error:
+            raise machine_fault(error, root) from error
+        yield home
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A compressed checkpoint: files and their facts by the names of the plain ones; links lead to what is plain."""
+
+    folder: Path
+    sources: dict[str, Path]
+    sizes: dict[str, int]
+    sums: dict[str, str]
+    links: dict[str, str]
+    manifest: dict[str, ManifestEntry]
+
+
+def _fill(
+    home: Path,
+    wanted: _Wanted,
+    name: str,
+    refused: OSError | None,
+    on_progress: OnProgress | None,
+    cancel: CancelToken | None,
+) -> None:
+    """Make what is not in `home` yet, unless that is `refused`; where all is there, nothing need be written."""
+    sources, sizes = wanted.sources, wanted.sizes
+    entry = read_entry(home)
+    missing = [plain for plain in sources if not is_there(home / plain, entry["files"].get(plain))]
+    entry |= {
+        "name": name, "source": os.path.abspath(wanted.folder), "wanted": sorted(sources),
+    }  # fmt: skip
+    if missing:
+        if refused is not None:
+            raise refused
+        room = {home.parent: sum(sizes[plain] for plain in missing)}
+        check_room(room, what=f"{wanted.folder} decompressed", reserve=_KEPT_FREE)
         home.mkdir(exist_ok=True)
-        entry = _read_entry(home)
-        entry |= {"name": name, "source": str(folder), "wanted": sorted(sums)}
-        sizes = {plain: plain_size(path) for plain, path in sources.items()}
-        _check_room(
-            home, {p: n for p, n in sizes.items() if not _is_there(home / p, entry["files"].get(p))}
-        )
-        meter = Meter("decompressing", sum(sizes.values()), on_progress, cancel)
-        for plain, path in sorted(sources.items()):
-            meter.check()
-            if not _is_there(home / plain, entry["files"].get(plain)):
-                found = _decompress(path, home / plain, meter, cancel)
-                entry["files"][plain] = _told(home / plain, sums[plain], found)
-                _write_entry(home, entry)
-            known = entry["files"][plain]
-            check_plain(path, DecodedFile(known["bytes"], known["sha256"]), manifest.get(path.name))
-            meter.finish(sizes[plain])
-        if (folder / INDEX).is_file():
-            _write_plain_index(folder / INDEX, home / INDEX)
-        _write_entry(home, entry)  # also the time of its last use
-        check_weight_files(home)
-    return home
-
-
-@contextmanager
-def one_writer(home: Path) -> Iterator[None]:
-    """Raise ``InputError`` while another run writes to the folder `home`."""
-    root = cache_folder()
-    root.mkdir(parents=True, exist_ok=True, mode=0o700)
-    name = sha256_bytes(os.fsencode(home))[:32]
-    try:
-        with FileLock(root / f".writer-{name}.lock", timeout=0):
-            yield
-    except Timeout as error:
-        raise InputError(f"another run writes to {home}: wait for it") from error
-
-
-@contextmanager
-def temporary_folder() -> Iterator[Path]:
-    """A folder in the cache for what is large and soon removed; what a killed process left there goes after a day."""
-    root = cache_folder()
-    root.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for old in root.glob(f"{_TEMPORARY}*"):
-        if time.time() - old.stat().st_mtime > _DAY_SECONDS:
-            shutil.rmtree(old, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=root, prefix=_TEMPORARY) as name:
-        yield Path(name)
-
-
-def list_cache() -> tuple[CachedCheckpoint, ...]:
-    """What the cache holds, the last used first."""
-    root, found = cache_folder(), []
-    for home in root.iterdir() if root.is_dir() else ():
-        if not _KEY.fullmatch(home.name) or not (home / _ENTRY).is_file():
-            continue  # not the cache's own
-        entry = _read_entry(home)
-        wanted = entry.get("wanted", [])
-        is_whole = bool(wanted) and all(
-            _is_there(home / name, entry["files"].get(name)) for name in wanted
-        )
-        size = sum(path.stat().st_size for path in home.iterdir() if path.is_file())
-        used = max(path.stat().st_mtime for path in (home, home / _ENTRY) if path.exists())
-        found.append(
-            CachedCheckpoint(
-                home.name,
-                str(entry.get("name", "")),
-                str(entry.get("source", "")),
-                size,
-                used,
-                is_whole,
-            )
-        )
-    return tuple(sorted(found, key=lambda one: -one.used))
-
-
-def clean_cache(
-    keys: tuple[str, ...] = (), *, unused_days: float | None = None
-) -> tuple[CachedCheckpoint, ...]:
-    """Remove the folders named by `keys` (their beginnings will do), those unused for some days, or all; what was.
-
-    Raises ``InputError`` for a key that the cache does not hold.
-    """
-    held = list_cache()
-    for key in keys:
-        if not key or not any(one.key.startswith(key) for one in held):
-            raise InputError(
-                f"the cache holds nothing called {key!r}; see: workbench checkpoint cache"
-            )
-    oldest = float("inf") if unused_days is None else time.time() - unused_days * _DAY_SECONDS
-    gone = tuple(
-        one
-        for one in held
-        if (not keys or one.key.startswith(keys)) and (unused_days is None or one.used < oldest)
-    )
-    for one in gone:
-        with FileLock(cache_folder() / f".{one.key}.lock"):
-            shutil.rmtree(cache_folder() / one.key, ignore_errors=True)
-        (cache_folder() / f".{one.key}.lock").unlink(missing_ok=True)
-    return gone
+        write_entry(home, entry)  # now, so that what a killed process leaves is in the list
+    meter = Meter("decompressing", sum(sizes.values()), on_progress, cancel)
+    for plain, path in sorted(sources.items()):
+        meter.check()
+        if plain in missing:
+            found = _decompress(path, home / plain, meter, cancel)
+            entry["files"][plain] = _told(home / plain, wanted.sums[plain], found)
+            write_entry(home, entry)
+        known = entry["files"][plain]
+        told = wanted.manifest.get(path.name)
+        check_plain(path, DecodedFile(known["bytes"], known["sha256"]), told)
+        meter.finish(sizes[plain])
+    for plain, target in wanted.links.items():
+        _link(home / plain, target)
+    if (wanted.folder / INDEX).is_file():
+        _write_plain_index(wanted.folder / INDEX, home / INDEX)
+    with suppress(OSError):
+        write_entry(home, entry)  # the time of its last use
+    check_weight_files(home)
 
 
 def _checked_sum(path: Path, manifest: dict[str, ManifestEntry], root: Path) -> str:
@@ -207,18 +153,15 @@ def _checked_sum(path: Path, manifest: dict[str, ManifestEntry], root: Path) -> 
         raise CheckpointError(
             f"{path} has {facts.st_size:,} bytes, its manifest says {told.bytes:,}; copy both from their source"
         )
-    with FileLock(root / f".{_SEEN}.lock"):
-        seen = _read_json(root / _SEEN)
     place, now = str(path.resolve()), [facts.st_size, facts.st_mtime_ns]
-    known = seen.get(place)
+    known = read_facts(root / _SEEN).get(place)
     if isinstance(known, list) and len(known) == 3 and known[:2] == now:
         found = str(known[2])
     else:
         found = sha256_file(path)
-        with FileLock(root / f".{_SEEN}.lock"):
-            write_atomic(
-                root / _SEEN, json.dumps(_read_json(root / _SEEN) | {place: [*now, found]}).encode()
-            )
+        with locked(root / f".{_SEEN}.lock"), suppress(OSError):  # else it is reckoned again
+            seen = read_facts(root / _SEEN) | {place: [*now, found]}
+            write_atomic(root / _SEEN, json.dumps(seen).encode())
     if told is not None and told.sha256 != found:
         raise CheckpointError(
             f"{path} differs from the sha256 of its manifest; copy both from their source"
@@ -233,29 +176,10 @@ def _decompress(
     part.unlink(missing_ok=True)
     try:
         found = decode_file(source, part, on_bytes=meter.at, cancel=cancel)
-        tensor_names(part)
         os.replace(part, target)
         return found
     finally:
         part.unlink(missing_ok=True)
-
-
-def check_plain(source: Path, found: DecodedFile, told: ManifestEntry | None) -> None:
-    """Compare what a compressed file gave with what its manifest says."""
-    if told is not None and (found.bytes, found.sha256) != (told.plain_bytes, told.plain_sha256):
-        raise CheckpointError(
-            f"{source} gives other bytes than its manifest says; copy both from their source"
-        )
-
-
-def _check_room(home: Path, missing: dict[str, int]) -> None:
-    """Refuse what would leave less than a twentieth of the disk."""
-    disk, wanted = shutil.disk_usage(home), sum(missing.values())
-    if wanted and wanted > disk.free - disk.total // 20:
-        raise CheckpointError(
-            f"{wanted:,} bytes are to be decompressed into {home.parent}, whose disk has {disk.free:,} left: make "
-            "room, or set WORKBENCH_CACHE to a folder on another disk"
-        )
 
 
 def _told(path: Path, compressed_sha256: str, found: DecodedFile) -> dict[str, Any]:
@@ -265,31 +189,17 @@ def _told(path: Path, compressed_sha256: str, found: DecodedFile) -> dict[str, A
     }  # fmt: skip
 
 
-def _is_there(path: Path, told: Any) -> bool:
-    if not isinstance(told, dict) or "sha256" not in told or not path.is_file():
-        return False
-    facts = path.stat()
-    return (facts.st_size, facts.st_mtime_ns) == (told.get("bytes"), told.get("mtime_ns"))
-
-
-def _read_entry(home: Path) -> dict[str, Any]:
-    entry = _read_json(home / _ENTRY)
-    return entry if isinstance(entry.get("files"), dict) else {"files": {}}
-
-
-def _write_entry(home: Path, entry: dict[str, Any]) -> None:
-    write_atomic(home / _ENTRY, json.dumps(entry, indent=2).encode())
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """What a file of the cache says; nothing where it is missing or was damaged."""
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def _write_plain_index(source: Path, target: Path) -> None:
     places = {tensor: plain_name(name) or name for tensor, name in read_index(source).items()}
-    write_atomic(target, json.dumps({"metadata": {}, "weight_map": places}).encode())
+    raw = json.dumps({"metadata": {}, "weight_map": places}).encode()
+    if not target.is_file() or target.read_bytes() != raw:
+        write_atomic(target, raw)
+
+
+def _link(place: Path, target: str) -> None:
+    if place.is_symlink() and os.readlink(place) == target:
+        return
+    fresh = place.with_name(f".{place.name}.part")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(target)
+    os.replace(fresh, place)

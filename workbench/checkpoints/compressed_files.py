@@ -16,6 +16,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from workbench.checkpoints.machine import machine_fault
 from workbench.checkpoints.weight_files import BYTES_SUFFIX, tensor_names
 from workbench.checkpoints.zipnn import (
     STREAM_LOG,
@@ -30,6 +31,8 @@ from workbench.errors import CheckpointError
 MOST_BYTES = 1 << 40  # a weight file of a terabyte is no checkpoint's
 _VECTORS = "znn_compressed_vectors"  # ZipNN's key in the metadata
 _HEADER_READ = 256
+_MEAN_BYTES = 1 << 14  # of the streams of a file, which ZipNN writes of 1 MiB each
+_FREE_STREAMS = 1_000  # headers of which are read at once, however short they are
 _DTYPES = {
     "bfloat16": "BF16",
     "float32": "F32",
@@ -63,12 +66,16 @@ class _Tensor:
 def plain_size(path: Path) -> int:
     """Bytes of the decompressed file, by the headers alone, which are checked.
 
-    Raises ``CheckpointError`` for a file whose headers cannot be, such as one that claims a terabyte.
+    Raises ``CheckpointError`` for a file whose headers cannot be, such as one that claims a terabyte, and
+    ``MachineFault`` for one that cannot be read.
     """
-    with path.open("rb") as file:
-        if path.name.endswith(BYTES_SUFFIX):
-            return sum(stream.header.plain_bytes for stream in _streams(file, path))
-        header, tensors = _tensors(file, path)
+    try:
+        with path.open("rb") as file:
+            if path.name.endswith(BYTES_SUFFIX):
+                return sum(stream.header.plain_bytes for stream in _streams(file, path))
+            header, tensors = _tensors(file, path)
+    except OSError as error:
+        raise machine_fault(error, path) from error
     return 8 + len(header) + sum(tensor.plain_bytes for tensor in tensors)
 
 
@@ -117,11 +124,10 @@ def main_dtype(path: Path) -> str:
     return max(known, key=lambda word: known[word])
 
 
-def _streams(file: BinaryIO, path: Path) -> list[_Stream]:
+def _streams(file: BinaryIO, path: Path) -> Iterator[_Stream]:
     """Every stream of a byte-stream file, found by the headers; together they fill it."""
     size, at, where = os.fstat(file.fileno()).st_size, 0, str(path)
-    found: list[_Stream] = []
-    total = 0
+    total = count = 0
     while at < size:
         file.seek(at)
         header = read_header(file.read(_HEADER_READ), where)
@@ -129,16 +135,25 @@ def _streams(file: BinaryIO, path: Path) -> list[_Stream]:
             raise damaged(where, "it holds a tensor instead of a file")
         if at + header.whole_bytes > size:
             raise damaged(where, "it ends too early")
-        total += header.plain_bytes
+        total, count = total + header.plain_bytes, count + 1
         if total > MOST_BYTES:
             raise damaged(where, f"it claims more than {MOST_BYTES >> 40} TiB")
-        found.append(_Stream(at, header))
+        _check_mean(count, at, where)
+        yield _Stream(at, header)
         at += header.whole_bytes
-        if not header.is_streaming and (len(found) > 1 or at != size):
+        if not header.is_streaming and (count > 1 or at != size):
             raise damaged(where, "something follows its end")
-    if not found:
+    if not count:
         raise damaged(where, "it is empty")
-    return found
+
+
+def _check_mean(count: int, size: int, where: str) -> None:
+    """Refuse very many very short streams, which would make a small file the work of minutes."""
+    if count > _FREE_STREAMS + size // _MEAN_BYTES:
+        raise CheckpointError(
+            f"{where} has more than {_FREE_STREAMS:,} streams, of fewer than {_MEAN_BYTES:,} bytes on average; "
+            "compress it again in streams of 1 MiB"
+        )
 
 
 def _tensors(file: BinaryIO, path: Path) -> tuple[bytes, list[_Tensor]]:
@@ -149,6 +164,7 @@ def _tensors(file: BinaryIO, path: Path) -> tuple[bytes, list[_Tensor]]:
     first = file.tell()
     metadata = dict(header.pop("__metadata__", {}))
     vectors = _vectors(metadata.pop(_VECTORS, None), header, where)
+    _check_mean(len(vectors), os.fstat(file.fileno()).st_size, where)
     found = []
     for name, facts in header.items():
         start, stop = facts["data_offsets"]

@@ -1,7 +1,8 @@
 """Decompress one file in a process of its own, with limits on memory, time and disk: an untrusted file is read there.
 
 ``python -m workbench.checkpoints.decoding SOURCE TARGET SECONDS BYTES`` writes TARGET and tells in lines of JSON how
-far it is. The decoder checks what it reads, and nothing is known to crash it; the process is for what is not known.
+far it is, for as long as its input is held open. The decoder checks what it reads, and nothing is known to crash it;
+the process is for what is not known.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -22,13 +22,16 @@ from pathlib import Path
 
 from workbench.cancel import CancelToken
 from workbench.checkpoints.compressed_files import plain_bytes, plain_size
-from workbench.errors import Cancelled, CheckpointError
+from workbench.checkpoints.machine import check_room, machine_fault
+from workbench.checkpoints.weight_files import tensor_names
+from workbench.errors import Cancelled, CheckpointError, MachineFault
 
 MEMORY_BYTES = 4 << 30  # of addresses, most of which the libraries reserve and never touch
 SLOWEST_BYTES = 2_000_000  # a second: what is slower has stopped
 START_SECONDS = 120
 _TOLD_BYTES = 64 << 20
 _POLL_SECONDS = 0.2
+_ENDED_FROM_OUTSIDE = (-9, -15)  # SIGKILL, SIGTERM
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,23 +49,21 @@ def decode_file(
     on_bytes: Callable[[int], None] | None = None,
     cancel: CancelToken | None = None,
 ) -> DecodedFile:
-    """Decompress `source` into the new file `target`, in another process; on any failure nothing of it is left.
+    """Decompress `source` into the new safetensors file `target`, in another process; a failure leaves nothing of it.
 
     `on_bytes` is told now and then how many bytes are written.
 
     Raises
     ------
     CheckpointError
-        The file is damaged, claims more than the disk has left, or the process ended otherwise than it should.
+        The file is damaged, or the process ended otherwise than it should.
+    MachineFault
+        The disk has less left than the file claims, or this machine failed otherwise.
     Cancelled
         `cancel` was set.
     """
     expected = plain_size(source)
-    free = shutil.disk_usage(target.parent).free
-    if expected > free:
-        raise CheckpointError(
-            f"{source} takes {expected:,} bytes decompressed, and {target.parent} has {free:,} left: make room there"
-        )
+    check_room({target.parent: expected}, what=f"{source} decompressed")
     seconds = START_SECONDS + expected // SLOWEST_BYTES
     command = [
         sys.executable,
@@ -85,12 +86,16 @@ def decode_file(
     }
     try:
         with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.PIPE,
             text=True, encoding="utf-8", env=environment,
         ) as child:  # fmt: skip
-            return _outcome(child, source, seconds, on_bytes, cancel)
-    except BaseException:
+            found = _outcome(child, source, seconds, on_bytes, cancel)
+        tensor_names(target, where=f"what {source} gives")
+        return found
+    except BaseException as error:
         target.unlink(missing_ok=True)
+        if isinstance(error, OSError):  # no process could be started
+            raise machine_fault(error, source) from error
         raise
 
 
@@ -102,7 +107,7 @@ def _outcome(
     cancel: CancelToken | None,
 ) -> DecodedFile:
     done: list[DecodedFile] = []
-    errors: list[str] = []
+    errors: list[CheckpointError] = []
     said: list[str] = []
     written: deque[int] = deque(maxlen=1)
 
@@ -113,7 +118,9 @@ def _outcome(
             except ValueError:  # cut off when the process was ended
                 continue
             if "error" in facts:
-                errors.append(facts["error"])
+                errors.append(CheckpointError(facts["error"]))
+            elif "fault" in facts:
+                errors.append(MachineFault(facts["fault"]))
             elif "sha256" in facts:
                 done.append(DecodedFile(facts["bytes"], facts["sha256"]))
             else:
@@ -134,7 +141,8 @@ def _outcome(
                 on_bytes(written.pop())
             if left <= 0:
                 raise CheckpointError(
-                    f"{source} was not decompressed within {seconds} seconds; copy it from its source"
+                    f"{source} was not decompressed within {seconds} seconds; try again when this machine has less to "
+                    "do, or copy it from its source"
                 )
             try:
                 child.wait(_POLL_SECONDS)
@@ -147,7 +155,12 @@ def _outcome(
         for reader in readers:
             reader.join()
     if errors:
-        raise CheckpointError(errors[0])
+        raise errors[0]
+    if child.returncode in _ENDED_FROM_OUTSIDE:
+        raise MachineFault(
+            f"decompressing {source} was ended from outside (signal {-child.returncode}), as systems do that run out "
+            "of memory: close other programs, and try again"
+        )
     if child.returncode or not done:
         last = said[-1].strip()[:200] if said else "no word"
         raise CheckpointError(
@@ -161,6 +174,7 @@ def main(arguments: list[str]) -> int:
     """The process itself."""
     source, target = Path(arguments[0]), Path(arguments[1])
     seconds, expected = int(arguments[2]), int(arguments[3])
+    threading.Thread(target=_end_with_parent, args=(target,), daemon=True).start()
     _limit(seconds, expected, source.stat().st_size)
     digest, written, told = hashlib.sha256(), 0, 0
     try:
@@ -181,11 +195,30 @@ def main(arguments: list[str]) -> int:
     except CheckpointError as error:
         _tell({"error": str(error)})
         return error.exit_code
-    except (OSError, MemoryError) as error:
-        _tell({"error": f"{source} could not be decompressed into {target}: {error}"})
-        return CheckpointError.exit_code
+    except MemoryError:
+        _tell(
+            {
+                "fault": f"{source} could not be decompressed within {MEMORY_BYTES >> 20} MiB of memory; close other "
+                "programs, or copy it from its source"
+            }
+        )
+        return MachineFault.exit_code
+    except OSError as error:
+        error.filename = None if error.filename == str(target) else error.filename
+        _tell({"fault": str(machine_fault(error, target.parent))})
+        return MachineFault.exit_code
     _tell({"bytes": written, "sha256": digest.hexdigest()})
     return 0
+
+
+def _end_with_parent(target: Path) -> None:
+    """End this process when its input ends: the other process, however it ended, held the other side of that."""
+    while os.read(
+        0, 1
+    ):  # not by sys.stdin, whose lock would be held when this process ends by itself
+        pass
+    target.unlink(missing_ok=True)
+    os._exit(1)
 
 
 def _ahead(parts: Iterator[bytes]) -> Iterator[bytes]:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import logging
+import os
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +17,9 @@ from typing import Any
 
 from workbench.checkpoints.compressed_files import plain_size
 from workbench.checkpoints.configs import check_config, settle_longrope
+from workbench.checkpoints.json_files import read_json
+from workbench.checkpoints.machine import machine_fault
+from workbench.checkpoints.paths import user_path
 from workbench.checkpoints.weight_files import (
     BYTES_SUFFIX,
     INDEX,
@@ -27,6 +30,8 @@ from workbench.checkpoints.weight_files import (
     has_weights,
     plain_name,
     read_index,
+    tensor_names,
+    wanted_files,
 )
 from workbench.errors import CheckpointError, DoesNotFit
 from workbench.store import MANIFEST, damaged_files
@@ -68,8 +73,8 @@ def find_checkpoint(spec: str | Path) -> Checkpoint:
         raise CheckpointError(
             f"{text} is an endpoint; this version loads a folder, a hub id, or 'pocket'"
         )
-    path = Path(text).expanduser()
-    if path.is_dir():
+    path = user_path(text)
+    if os.path.isdir(path):  # which raises nothing for a name that no folder can have
         check_folder(path)
         return Checkpoint(path.name, str(path), True)
     if path.is_absolute() or text.startswith(".") or text.count("/") != 1:
@@ -104,10 +109,13 @@ def check_folder(folder: Path) -> None:
         )
     try:
         compressed = compressed_files(folder)
-        for path in compressed.values():
-            plain_size(path)  # its headers, all of them
+        for name in wanted_files(folder) if compressed else ():
+            if name in compressed:
+                plain_size(compressed[name])  # its headers, all of them
+            else:
+                tensor_names(folder / name)
     except OSError as error:  # a file that may not be read, a name that cannot be
-        raise CheckpointError(f"{folder} cannot be read: {error}") from error
+        raise machine_fault(error, folder) from error
     if not compressed:
         check_weight_files(folder)
 
@@ -142,11 +150,11 @@ def cached_snapshot(hub_id: str) -> Path | None:
 def fetched(checkpoint: Checkpoint) -> Checkpoint:
     """A hub id whose weights are compressed as its folder in the local Hugging Face cache, fetched if need be.
 
-    Any other checkpoint is returned as it is: transformers fetches plain weights. A hub that cannot be reached is left
-    to it, too.
+    Any other is returned as it is: transformers fetches plain weights, and tells of a hub that cannot be reached.
+    Raises ``CheckpointError`` where compressed weights are there and do not come.
     """
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
     if checkpoint.is_local:
         return checkpoint
@@ -154,13 +162,21 @@ def fetched(checkpoint: Checkpoint) -> Checkpoint:
     if folder is None or not has_weights(folder):
         try:
             names = HfApi().list_repo_files(checkpoint.source)
-            top = [name for name in names if "/" not in name]
-            plain = any(name.endswith(".safetensors") and plain_name(name) is None for name in top)
-            if plain or not any(plain_name(name) for name in top):
-                return checkpoint
-            folder = Path(snapshot_download(checkpoint.source, allow_patterns=_COMPRESSED_REPO))
-        except (HfHubHTTPError, OSError, ValueError):
+        except (HTTPError, OSError, ValueError):
+            if folder is not None and any(plain_name(path.name) for path in folder.iterdir()):
+                check_folder(folder)  # which says what of it is missing
             return checkpoint
+        top = [name for name in names if "/" not in name]
+        plain = any(name.endswith(".safetensors") and plain_name(name) is None for name in top)
+        if plain or not any(plain_name(name) for name in top):
+            return checkpoint
+        try:
+            folder = Path(snapshot_download(checkpoint.source, allow_patterns=_COMPRESSED_REPO))
+        except (HTTPError, OSError, ValueError) as error:
+            text = " ".join(str(error).split())[:200]
+            raise CheckpointError(
+                f"{checkpoint.name}: its compressed weights did not come ({text}); try again: what came is kept"
+            ) from error
     elif not compressed_files(folder):
         return checkpoint
     check_folder(folder)
@@ -185,7 +201,7 @@ def check_manifest(folder: Path) -> None:
     if not path.is_file():
         raise CheckpointError(f"{folder} has no {MANIFEST}; restore the folder from the repository")
     try:
-        damaged = damaged_files(folder, json.loads(path.read_text("utf-8")))
+        damaged = damaged_files(folder, read_json(path))
     except (ValueError, KeyError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if damaged:
@@ -198,10 +214,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     """``config.json`` of a model folder."""
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text("utf-8"))
+        config = read_json(path)
     except FileNotFoundError:
         raise CheckpointError(f"{folder} has no config.json: it is not a model folder") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except ValueError as error:
         raise CheckpointError(
             f"{path} cannot be read: {error}; restore it from the source of the checkpoint"
         ) from error

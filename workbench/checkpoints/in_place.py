@@ -6,20 +6,20 @@ from dataclasses import asdict
 from pathlib import Path
 
 from workbench.cancel import CancelToken, OnProgress
-from workbench.checkpoints.cache import one_writer
-from workbench.checkpoints.folders import (
-    CompressionReport,
-    FileReport,
+from workbench.checkpoints.file_compression import (
+    check_room_to_compress,
     compressed_entry,
     compressed_name,
-    plain_sources,
-    renamed_index,
 )
+from workbench.checkpoints.folders import plain_sources
 from workbench.checkpoints.manifests import read_manifest
 from workbench.checkpoints.meter import Meter
+from workbench.checkpoints.new_folders import one_writer, renamed_index
+from workbench.checkpoints.reports import CompressionReport, FileReport
 from workbench.checkpoints.weight_files import (
     INDEX,
     WHOLE,
+    check_links,
     compressed_files,
     wanted_files,
 )
@@ -37,6 +37,7 @@ def compress_in_place(
 
     Raises as :func:`workbench.checkpoints.folders.compress_checkpoint`.
     """
+    check_links(folder)
     if not compressed_files(folder):
         plain_sources(folder)  # whole, and of safetensors
     with one_writer(folder.resolve()):
@@ -48,6 +49,12 @@ def _compressed_in_place(
 ) -> CompressionReport:
     names = wanted_files(folder)
     sizes = {name: (folder / name).stat().st_size for name in names if (folder / name).is_file()}
+    entries = read_manifest(folder)
+    if any(name not in sizes and compressed_name(name) not in entries for name in names):
+        raise CheckpointError(
+            f"{folder} is compressed already, and not by this program; see: workbench checkpoint verify {folder}"
+        )
+    check_room_to_compress([folder / name for name in sizes], folder)
     meter = Meter("compressing", sum(sizes.values()), on_progress, cancel)
     for name in sizes:
         meter.check()
@@ -57,11 +64,7 @@ def _compressed_in_place(
     entries, report = read_manifest(folder), []
     for name in names:  # once more, now that nothing is written any longer
         target = folder / compressed_name(name)
-        entry = entries.get(target.name)
-        if entry is None:
-            raise CheckpointError(
-                f"{folder} is compressed already, and not by this program; see: workbench checkpoint verify {folder}"
-            )
+        entry = entries[target.name]
         if not target.is_file() or sha256_file(target) != entry.sha256:
             raise CheckpointError(
                 f"{target} differs from the sha256 of its manifest; no plain file was removed"

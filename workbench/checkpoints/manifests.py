@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from workbench.checkpoints.decoding import DecodedFile
+from workbench.checkpoints.json_files import read_json
 from workbench.checkpoints.weight_files import plain_name
 from workbench.errors import CheckpointError
 from workbench.store import write_atomic
@@ -32,10 +34,10 @@ def read_manifest(folder: Path) -> dict[str, ManifestEntry]:
     """
     path = folder / NAME
     try:
-        raw = json.loads(path.read_text("utf-8"))
+        raw = read_json(path)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, RecursionError) as error:
+    except ValueError as error:
         raise _unreadable(path, str(error)) from error
     try:
         if raw["format"] != _FORMAT:
@@ -59,6 +61,14 @@ def write_manifest(folder: Path, entries: Mapping[str, ManifestEntry]) -> None:
     files = {name: asdict(entry) for name, entry in sorted(entries.items())}
     text = json.dumps({"format": _FORMAT, "files": files}, indent=2)
     write_atomic(folder / NAME, text.encode() + b"\n")
+
+
+def check_plain(source: Path, found: DecodedFile, told: ManifestEntry | None) -> None:
+    """Compare what a compressed file gave with what its manifest says."""
+    if told is not None and (found.bytes, found.sha256) != (told.plain_bytes, told.plain_sha256):
+        raise CheckpointError(
+            f"{source} gives other bytes than its manifest says; copy both from their source"
+        )
 
 
 def _unreadable(path: Path, why: str) -> CheckpointError:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from workbench.checkpoints.json_files import MOST_JSON_BYTES, read_json
+from workbench.checkpoints.machine import machine_fault
 from workbench.errors import CheckpointError
 
 WHOLE = "model.safetensors"
@@ -51,10 +52,10 @@ def check_weight_files(folder: Path) -> None:
 def read_index(path: Path) -> dict[str, str]:
     """Tensor name → shard of a ``model.safetensors.index.json``; only safetensors beside it are allowed."""
     try:
-        index = json.loads(path.read_text("utf-8"))
+        index = read_json(path)
         places, _ = index["weight_map"], index["metadata"]  # transformers reads both
         names = set(places.values())
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise CheckpointError(
             f"{path} is not a safetensors index ({type(error).__name__}); copy it from the source of the checkpoint"
         ) from error
@@ -101,7 +102,8 @@ def wanted_files(folder: Path) -> list[str]:
 def compressed_files(folder: Path) -> dict[str, Path]:
     """The compressed weight files of a folder by the names of the plain ones; empty where all plain ones are there.
 
-    An index may name the plain files or the compressed ones. Empty too where no file is compressed.
+    An index may name the plain files or the compressed ones. Those of ``wanted_files`` that are not in the result are
+    plain, all of them where no file is compressed.
 
     Raises ``CheckpointError`` where some are missing, or where only pickled weights are compressed.
     """
@@ -114,11 +116,11 @@ def compressed_files(folder: Path) -> dict[str, Path]:
         for name in (stem + BYTES_SUFFIX, stem + TENSORS_SUFFIX):
             if (folder / name).is_file():
                 found.setdefault(plain, folder / name)
-    missing = [name for name in wanted if name not in found]
+    missing = [name for name in wanted if name not in found and not (folder / name).is_file()]
     if found and missing:
         raise CheckpointError(
-            f"{folder} lacks {len(missing)} of {len(wanted)} compressed weight files, first that of {missing[0]}; copy "
-            "them from the source of the checkpoint"
+            f"{folder} lacks {len(missing)} of {len(wanted)} weight files, plain or compressed, first {missing[0]}; "
+            "copy them from the source of the checkpoint"
         )
     pickled = sorted(path.name for path in folder.glob("*.bin.znn"))
     if missing and pickled:
@@ -170,15 +172,26 @@ def check_links(folder: Path) -> None:
                 )
 
 
-def tensor_names(path: Path) -> set[str]:
-    """Names in the header of a safetensors file, which is compared with the file's length."""
+def tensor_names(path: Path, *, where: str | None = None) -> set[str]:
+    """Names in the header of a safetensors file, which is compared with the file's length; `where` is for errors."""
     from safetensors import SafetensorError, safe_open
 
+    where = where or str(path)
+    try:
+        with path.open("rb") as header:
+            size = int.from_bytes(header.read(8), "little")
+        is_whole = size < path.stat().st_size
+    except OSError as error:
+        raise machine_fault(error, path) from error
+    if is_whole and size > MOST_JSON_BYTES:
+        raise CheckpointError(
+            f"{where} has a header of {size:,} bytes, and {MOST_JSON_BYTES:,} are read at most; copy it from its source"
+        )
     try:
         with safe_open(str(path), framework="numpy") as file:
             return set(file.keys())
     except (SafetensorError, OSError, ValueError) as error:
         text = " ".join(str(error).split())[:120]
         raise CheckpointError(
-            f"{path} is truncated, damaged or not safetensors ({text}); copy it from its source"
+            f"{where} is truncated, damaged or not safetensors ({text}); copy it from its source"
         ) from error

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
-import tempfile
+import weakref
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from workbench.cancel import Progress
-from workbench.checkpoints.cache import cache_folder, decompressed
+from workbench.checkpoints.cache import decompressed
+from workbench.checkpoints.cache_places import cache_folder, temporary_folder
 from workbench.checkpoints.finding import (
     PHI_IDS,
     POCKET,
@@ -20,8 +23,9 @@ from workbench.checkpoints.finding import (
     read_pretrained,
     release_frames,
 )
+from workbench.checkpoints.json_files import read_json
 from workbench.checkpoints.weight_files import compressed_files
-from workbench.errors import CheckpointError, DoesNotFit
+from workbench.errors import CheckpointError, DoesNotFit, one_line
 from workbench.generation.known_shapes import KNOWN_SHAPES
 from workbench.generation.longrope import (
     Regime,
@@ -30,6 +34,7 @@ from workbench.generation.longrope import (
     pin_regime,
     regime_for,
 )
+from workbench.generation.memory import weight_bytes
 from workbench.generation.options import EXACT, Decoding
 from workbench.generation.phi import Generator
 from workbench.generation.placement import (
@@ -191,29 +196,34 @@ def _load(
     config.sliding_window = (
         None  # as wide as the whole window in Phi-3.5; None keeps the ordinary cache
     )
-    held = _plain_weights(checkpoint)
-    elsewhere = held is not checkpoint
-    beside = {"generation_config": _generation_config(checkpoint, config)} if elsewhere else {}
+    beside = {}
+    if checkpoint.is_local:
+        beside["generation_config"] = _generation_config(checkpoint, config)
     if quantization is not None:
         from workbench.generation.quantized import QuantizationConfig, check_quantizable
 
         check_quantizable(config, quantization)
         beside["quantization_config"] = QuantizationConfig(quantization)
-    if placed.uses_disk:  # of what is joined while loading; other weights are read where they are
-        resaved = tempfile.TemporaryDirectory(dir=cache_folder(), prefix=".temporary-")
-        beside["offload_folder"] = resaved.name
-    model, info = read_pretrained(
-        AutoModelForCausalLM.from_pretrained,
-        held,
-        config=config,
-        dtype=getattr(torch, dtype),
-        device_map={"": "cpu"} if expert_cache else placed.device_map,
-        attn_implementation=attention,
-        use_safetensors=True,
-        ignore_mismatched_sizes=True,  # refused below, with the names
-        output_loading_info=True,
-        **beside,
-    )
+    with ExitStack() as reading:
+        held = reading.enter_context(_plain_weights(checkpoint, config))
+        if (
+            placed.uses_disk
+        ):  # of what is joined while loading; other weights are read where they are
+            beside["offload_folder"] = str(reading.enter_context(temporary_folder()))
+        model, info = read_pretrained(
+            AutoModelForCausalLM.from_pretrained,
+            held,
+            config=config,
+            dtype=getattr(torch, dtype),
+            device_map={"": "cpu"} if expert_cache else placed.device_map,
+            attn_implementation=attention,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # refused below, with the names
+            output_loading_info=True,
+            **beside,
+        )
+        if placed.uses_disk:  # which is read later, too: kept as long as the model
+            weakref.finalize(model, reading.pop_all().close)
     wrong = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if wrong:
         raise CheckpointError(
@@ -222,8 +232,6 @@ def _load(
         )
     if config.model_type == "phimoe" and not find_routers(model):
         raise CheckpointError(f"{checkpoint.name} is a Phimoe without routers")
-    if placed.uses_disk:
-        model.offload_folder = resaved  # is removed with the model
     check_finite(parameters_with_values(model), checkpoint.name)
     if expert_cache:
         from workbench.generation.expert_cache import cache_experts
@@ -239,11 +247,13 @@ def _load(
     return model.eval(), tokenizer
 
 
-def _plain_weights(checkpoint: Checkpoint) -> Checkpoint:
+@contextmanager
+def _plain_weights(checkpoint: Checkpoint, config: Any) -> Iterator[Checkpoint]:
     """Where transformers reads the weights: the checkpoint itself, or what the cache holds of a compressed one."""
     folder = Path(checkpoint.source)
     if not checkpoint.is_local or not compressed_files(folder):
-        return checkpoint
+        yield checkpoint
+        return
 
     told: list[int] = []
 
@@ -251,27 +261,31 @@ def _plain_weights(checkpoint: Checkpoint) -> Checkpoint:
         if step.done - sum(told[-1:]) >= _TOLD_BYTES:
             told.append(step.done)
             log.warning(
-                f"{checkpoint.name}: {step.done / 1e9:.1f} of {step.total / 1e9:.1f} GB decompressed"
+                f"{one_line(checkpoint.name)}: {step.done / 1e9:.1f} of {step.total / 1e9:.1f} GB decompressed"
             )
 
-    log.info(f"{checkpoint.name} is compressed; its plain weights are kept in {cache_folder()}")
-    try:
-        plain = decompressed(folder, name=checkpoint.name, on_progress=tell)
-    except OSError as error:
-        raise CheckpointError(
-            f"{checkpoint.name} cannot be decompressed into {cache_folder()}: {error}; set WORKBENCH_CACHE to a folder "
-            "that can be written to"
-        ) from error
-    return Checkpoint(checkpoint.name, str(plain), True)
+    log.info(
+        f"{one_line(checkpoint.name)} is compressed; its plain weights are kept in {cache_folder()}"
+    )
+    most = 2 * weight_bytes(config, "float32")
+    with decompressed(folder, name=checkpoint.name, most_bytes=most, on_progress=tell) as plain:
+        yield Checkpoint(checkpoint.name, str(plain), True)
 
 
 def _generation_config(checkpoint: Checkpoint, config: Any) -> Any:
-    """What stands beside compressed weights, or follows from the config: the cache's folder has neither."""
+    """What stands beside the weights, or follows from the config; transformers would pass over what is no JSON."""
     from transformers import GenerationConfig
 
-    if not (Path(checkpoint.source) / "generation_config.json").is_file():
+    path = Path(checkpoint.source) / "generation_config.json"
+    try:
+        raw = read_json(path)
+    except FileNotFoundError:
         return GenerationConfig.from_model_config(config)
-    return read_pretrained(lambda source, **_: GenerationConfig.from_pretrained(source), checkpoint)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path} is no JSON ({error}); restore it from the source of the checkpoint"
+        ) from error
+    return read_pretrained(lambda *_, **__: GenerationConfig.from_dict(raw), checkpoint)
 
 
 def _load_tokenizer(checkpoint: Checkpoint, config: Any) -> Any:

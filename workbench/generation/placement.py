@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from workbench.checkpoints.cache import cache_folder
+from workbench.checkpoints.cache_places import cache_folder
 from workbench.generation.memory import device_memory
 from workbench.generation.planning import check_device, pick_device
 
