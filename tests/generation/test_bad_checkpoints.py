@@ -129,6 +129,15 @@ def test_a_weight_file_named_by_the_config_is_refused(moe, no_weights):
     assert "transformers_weights" in refusal(moe)
 
 
+@pytest.mark.parametrize(
+    ("held", "method"), [({"quant_method": "gptq", "bits": 4}, "gptq"), ({}, "None"), ([4], "[4]")]
+)
+def test_weights_that_are_quantized_already_are_refused(moe, no_weights, held, method):
+    change_config(moe, quantization_config=held)
+    message = refusal(moe)
+    assert f"quantized ({method})" in message and "quantization='8bit' or '4bit'" in message
+
+
 # ---- sizes
 
 

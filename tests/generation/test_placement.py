@@ -124,7 +124,11 @@ def test_what_was_saved_on_disk_goes_with_the_model(tmp_path, monkeypatch):
     generator = load_generator("pocket", device=SPREAD, dtype="float32")
     held = [path for path in cache_folder().rglob("*") if path.is_file()]
     assert held
+    longer = generator.with_context(8192)
     del generator
+    gc.collect()
+    assert longer.generate(asking(longer), max_new_tokens=2).token_ids
+    del longer
     gc.collect()
     assert not [path for path in cache_folder().rglob("*") if path.is_file()]
 

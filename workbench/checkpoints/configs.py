@@ -76,6 +76,13 @@ def _check_type(config: Mapping[str, Any], where: str) -> None:
         raise CheckpointError(
             f"{where} is of type {model_type!r}; this needs one of {MODEL_TYPES}{own_code}"
         )
+    held = config.get("quantization_config")
+    if held is not None:
+        method = held.get("quant_method") if isinstance(held, Mapping) else held
+        raise CheckpointError(
+            f"{where} says that its weights are quantized ({method}): take the checkpoint as it was published, and "
+            "load it with quantization='8bit' or '4bit'"
+        )
     if config.get("transformers_weights") is not None:
         raise CheckpointError(
             f"{where} names another weight file in transformers_weights; remove that line and call the file "

@@ -213,9 +213,8 @@ def main(arguments: list[str]) -> int:
 
 def _end_with_parent(target: Path) -> None:
     """End this process when its input ends: the other process, however it ended, held the other side of that."""
-    while os.read(
-        0, 1
-    ):  # not by sys.stdin, whose lock would be held when this process ends by itself
+    # not by sys.stdin, whose lock would be held when this process ends by itself
+    while os.read(0, 1):
         pass
     target.unlink(missing_ok=True)
     os._exit(1)

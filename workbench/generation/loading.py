@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -39,6 +38,7 @@ from workbench.generation.options import EXACT, Decoding
 from workbench.generation.phi import Generator
 from workbench.generation.placement import (
     DeviceMap,
+    KeptFiles,
     Placement,
     find_placement,
     parameters_with_values,
@@ -206,9 +206,7 @@ def _load(
         beside["quantization_config"] = QuantizationConfig(quantization)
     with ExitStack() as reading:
         held = reading.enter_context(_plain_weights(checkpoint, config))
-        if (
-            placed.uses_disk
-        ):  # of what is joined while loading; other weights are read where they are
+        if placed.uses_disk:  # for what is joined while loading; other weights stay where they are
             beside["offload_folder"] = str(reading.enter_context(temporary_folder()))
         model, info = read_pretrained(
             AutoModelForCausalLM.from_pretrained,
@@ -222,8 +220,8 @@ def _load(
             output_loading_info=True,
             **beside,
         )
-        if placed.uses_disk:  # which is read later, too: kept as long as the model
-            weakref.finalize(model, reading.pop_all().close)
+        if placed.uses_disk:
+            model.files = KeptFiles(reading.pop_all().close)
     wrong = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if wrong:
         raise CheckpointError(

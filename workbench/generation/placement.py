@@ -6,7 +6,8 @@ transformers and accelerate move what crosses from one device to another; nothin
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -129,6 +130,16 @@ def parameters_with_values(model: Any) -> Iterator[tuple[str, Any]]:
             continue
         with align_module_device(module):
             yield from module.named_parameters(prefix, recurse=False)
+
+
+class KeptFiles:
+    """What is read from disk at every pass: kept until no copy of a model is left, then `close` is called."""
+
+    def __init__(self, close: Callable[[], None]) -> None:
+        weakref.finalize(self, close)
+
+    def __deepcopy__(self, _memo: Any) -> KeptFiles:
+        return self
 
 
 def offloaded_weights(model: Any) -> dict[int, Any]:
