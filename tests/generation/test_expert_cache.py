@@ -11,7 +11,7 @@ import torch
 
 from workbench.cli import main
 from workbench.generation import planning
-from workbench.generation.expert_cache import FADING, CachedExperts, Slots, all_slots
+from workbench.generation.expert_cache import FADING, CachedExperts, Slots, all_slots, pinned
 from workbench.generation.known_shapes import KNOWN_SHAPES, MOE
 from workbench.generation.loading import load_generator
 from workbench.generation.memory import RESERVE, expert_bytes, plan_config
@@ -151,6 +151,65 @@ def test_copies_of_a_model_share_slots_and_threads_take_turns(plain):
     for thread in threads:
         thread.join()
     assert found == {0: expected, 1: expected}
+
+
+class _BreaksError(RuntimeError):
+    pass
+
+
+class _Breaking(torch.nn.Module):
+    """An activation that fails at the `number`-th call."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.calls = iter(range(number))
+
+    def forward(self, states):
+        if next(self.calls, None) is None:
+            raise _BreaksError
+        return torch.nn.functional.silu(states)
+
+
+def test_an_interrupt_in_the_middle_leaves_it_usable(plain):
+    """An error that is kept, as notebooks keep it, holds neither the lock nor half a copy."""
+    generator = load_generator("pocket", device="cpu", dtype="float32", expert_cache=3)
+    prompt = asking(plain)
+    expected = plain.generate(prompt, max_new_tokens=8, capture="all")
+    layer = generator.model.model.layers[2].mlp.experts
+    kept = []
+    for number in (2, 5, 11):
+        layer.act_fn = _Breaking(number).eval()
+        with pytest.raises(_BreaksError) as error:
+            generator.generate(prompt, max_new_tokens=8)
+        kept.append(error.value)
+    layer.act_fn = plain.model.model.layers[2].mlp.experts.act_fn
+    same(expected, generator.generate(prompt, max_new_tokens=8, capture="all"))
+
+
+def test_an_interrupted_copy_leaves_no_wrong_weights():
+    layer = Slots({"w": torch.arange(16.0)[:, None]}, 3, torch.device("cpu"))
+    for expert in range(3):
+        layer.fetch(expert)
+    whole = layer._host
+    layer._host = {"w": whole["w"][:2]}  # expert 9 cannot be copied
+    with pytest.raises(IndexError):
+        layer.fetch(9)
+    layer._host = whole
+    for expert in (2, 9, 1, 0, 15, 9, 2):
+        assert layer.fetch(expert)["w"].item() == expert
+        assert len(set(layer._place.values())) == len(layer._place) <= 3
+        for one, place in layer._place.items():
+            assert layer._tensors["w"][place].item() == one
+
+
+def test_memory_that_cannot_be_pinned_is_used_as_it_is(monkeypatch, caplog):
+    def refuse(_tensor):
+        raise RuntimeError("CUDA error: out of\n memory")
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", refuse)
+    tensor = torch.zeros(3)
+    assert pinned(tensor) is tensor
+    assert "experts stay in ordinary memory" in caplog.text
 
 
 def test_interventions_batches_and_moving_work_as_ever(plain, cached):

@@ -9,8 +9,9 @@ same bit for bit, wherever an expert lay.
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from transformers.models.phimoe.modeling_phimoe import PhimoeExperts
 from workbench.generation.quantized import LoopedExperts, QuantizedExperts
 
 FADING = 0.98
+log = logging.getLogger("workbench")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,11 +62,11 @@ class CachedExperts(LoopedExperts):
         for name, parameter in experts.named_parameters(recurse=False):
             held = parameter.detach()
             if device.type == "cuda":
-                held = held.pin_memory()
+                held = pinned(held)
             self.register_parameter(name, nn.Parameter(held, requires_grad=False))
         self.slots = Slots(dict(self.named_parameters()), slots, device)
 
-    def weights_of(self, chosen: Tensor) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    def weights_of(self, chosen: Tensor) -> Generator[tuple[int, dict[str, Tensor]]]:
         """Each expert that was chosen, those in a slot first; its weights are good until the next one is asked for."""
         counts = torch.bincount(chosen.flatten(), minlength=self.num_experts).cpu().numpy()
         with self.slots.lock:
@@ -112,14 +114,26 @@ class Slots:
         """The weights of `expert` on the device, copied there unless they are there."""
         place = self._place.get(expert)
         if place is None:
-            place = len(self._place)
-            if place == self.count:
-                place = self._place.pop(min(self._place, key=lambda one: self._use[one]))
+            if len(self._place) == self.count:
+                del self._place[min(self._place, key=lambda one: self._use[one])]
+            # not the number of those in use: an interrupted copy leaves a gap
+            place = min(set(range(self.count)) - set(self._place.values()))
             for name, tensor in self._tensors.items():
                 tensor[place].copy_(self._host[name][expert], non_blocking=True)
                 self.copied_bytes += tensor[place].nbytes
             self._place[expert] = place
         return {name: tensor[place] for name, tensor in self._tensors.items()}
+
+
+def pinned(tensor: Tensor) -> Tensor:
+    """`tensor` in memory that a GPU can copy from by itself, or as it is where the system has no more of that."""
+    try:
+        return tensor.pin_memory()
+    except RuntimeError as error:
+        log.warning(
+            f"experts stay in ordinary memory, from where copies take longer: {' '.join(str(error).split())[:100]}"
+        )
+        return tensor
 
 
 def cache_experts(model: Any, slots: int, device: str) -> None:
@@ -130,9 +144,11 @@ def cache_experts(model: Any, slots: int, device: str) -> None:
     >>> generator.model.model.layers[0].mlp.experts.slots.bytes / 2**20     # of 16 experts with 4.5 MiB
     1.125
     """
-    for name, module in list(model.named_modules()):
-        if isinstance(module, (PhimoeExperts, QuantizedExperts)):
-            model.set_submodule(name, CachedExperts(module, slots, torch.device(device)))
+    kinds = (PhimoeExperts, QuantizedExperts)
+    names = [name for name, module in model.named_modules() if isinstance(module, kinds)]
+    for name in names:  # one layer at a time is there twice
+        experts = CachedExperts(model.get_submodule(name), slots, torch.device(device))
+        model.set_submodule(name, experts)
     model.to(device)
 
 

@@ -9,7 +9,8 @@ stay as they are. Each weight is quantized as it is read, so that the whole mode
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
@@ -100,7 +101,7 @@ class LoopedExperts(nn.Module):
         self.num_experts, self.hidden_dim = experts.num_experts, experts.hidden_dim
         self.intermediate_dim, self.act_fn = experts.intermediate_dim, experts.act_fn
 
-    def weights_of(self, chosen: Tensor) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    def weights_of(self, chosen: Tensor) -> Generator[tuple[int, dict[str, Tensor]]]:
         """The number and the weights, by their names, of each expert in `chosen` [tokens, k]."""
         for expert in torch.unique(chosen).tolist():
             yield expert, {name: held[expert] for name, held in self.named_parameters()}
@@ -108,14 +109,15 @@ class LoopedExperts(nn.Module):
     def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         """As ``PhimoeExperts``: [tokens, hidden] from [tokens, hidden], and [tokens, k] of experts and of gates."""
         out = torch.zeros_like(hidden_states)
-        for expert, held in self.weights_of(top_k_index):
-            tokens, places = torch.where(top_k_index == expert)
-            fused, scale = held["gate_up_proj"], held.get("gate_up_proj_scale")
-            gate, up = product(hidden_states[tokens], fused, scale).chunk(2, dim=-1)
-            down, scale = held["down_proj"], held.get("down_proj_scale")
-            found = product(self.act_fn(gate) * up, down, scale)
-            weighted = found * top_k_weights[tokens, places, None]
-            out.index_add_(0, tokens, weighted.to(out.dtype))
+        with closing(self.weights_of(top_k_index)) as weights:  # also where an interrupt ends it
+            for expert, held in weights:
+                tokens, places = torch.where(top_k_index == expert)
+                fused, scale = held["gate_up_proj"], held.get("gate_up_proj_scale")
+                gate, up = product(hidden_states[tokens], fused, scale).chunk(2, dim=-1)
+                down, scale = held["down_proj"], held.get("down_proj_scale")
+                found = product(self.act_fn(gate) * up, down, scale)
+                weighted = found * top_k_weights[tokens, places, None]
+                out.index_add_(0, tokens, weighted.to(out.dtype))
         return out
 
 
