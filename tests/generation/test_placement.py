@@ -141,6 +141,8 @@ def test_what_was_saved_on_disk_goes_with_the_model(tmp_path, monkeypatch):
         ({"": "cuda:7"}, "device='cuda:7' is not here"),
         ({"": 3}, "device='cuda:3' is not here"),
         ({"": "tpu"}, "device='tpu' is none of"),
+        ({"": None}, "device='None' is none of"),
+        ({"": "cpu", 3: "cpu", "x": "cpu"}, "the map names 3, which the model has not"),
         ({"model.layers.0": "cpu"}, "gives no device for model.embed_tokens"),
         ({"": "cpu", "model.layers.9": "cpu"}, "model.layers.9, which the model has not"),
     ],

@@ -50,7 +50,7 @@ def find_placement(device: str | DeviceMap) -> Placement:
         raise ValueError(
             f"device={device!r} must be a name like 'cuda', or a map like {{'model.layers.0': 'cuda:0', …}}"
         )
-    places = {f"cuda:{place}" if isinstance(place, int) else place for place in device.values()}
+    places = {f"cuda:{one}" if isinstance(one, int) else str(one) for one in device.values()}
     for place in places - {"disk"}:
         check_device(place)
     main = next((place for place in sorted(places, reverse=True) if place != "disk"), "cpu")
@@ -79,7 +79,7 @@ def spelled_out(config: Any, placed: Placement) -> Placement:
         return placed
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
-    unknown = sorted(given.keys() - dict(model.named_modules()).keys())
+    unknown = sorted(given.keys() - dict(model.named_modules()).keys(), key=str)
     if unknown:
         raise ValueError(f"the map names {unknown[0]}, which the model has not")
     found = dict(_spelled(model, "", given, None))
