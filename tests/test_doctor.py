@@ -60,6 +60,30 @@ def test_a_phi_that_does_not_fit_is_a_problem_with_numbers_and_alternatives(gpu,
     assert sum(plan["workspace"].values()) == plan["workspace_bytes"]
 
 
+def test_a_card_that_is_not_here_is_planned_for(capsys, monkeypatch):
+    monkeypatch.setattr(loading, "load_generator", lambda *_, **__: pytest.fail("loaded"))
+    assert main(["doctor", "--generator", MOE, "--card", "24"]) == 4
+    *_, problem, first, second, third, mini, _ = capsys.readouterr().out.splitlines()
+    assert problem.startswith("PROBLEM: ") and problem.endswith("too little:")
+    assert first.startswith("  - with expert_cache=3, ")
+    assert second.startswith("  - with quantization='8bit', expert_cache=7, ")
+    assert third.startswith("  - with quantization='4bit', expert_cache=13, ")
+    assert mini.startswith(f"  - {MINI} has weights of")
+    options = ["--quantization", "4bit", "--expert-cache", "13", "--card", "24", "--json"]
+    assert main(["doctor", "--generator", MOE, *options]) == 0
+    plan = json.loads(capsys.readouterr().out)["memory_plan"]
+    assert plan["fits"] and plan["device_bytes"] == 24 * GB and plan["expert_cache"] == 13
+    assert main(["doctor", "--card", "0.5"]) == 0  # the embedded model, which is not loaded for it
+    assert "cuda has 0.4 GiB usable" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("size", ["0", "-3", "nan", "x", "1e9"])
+def test_a_card_of_no_size_is_refused(size, capsys):
+    with pytest.raises(SystemExit) as error:
+        main(["doctor", f"--card={size}"])
+    assert error.value.code == 2 and "--card" in capsys.readouterr().err
+
+
 def test_what_is_here_and_does_not_fit_is_not_loaded(moe_folder, monkeypatch):
     monkeypatch.setattr(planning, "device_memory", lambda _: 1 << 20)
     monkeypatch.setattr(loading, "load_generator", lambda *_, **__: pytest.fail("loaded"))

@@ -145,7 +145,20 @@ def build_parser() -> argparse.ArgumentParser:
 
     doctor = _verb(verbs, "doctor", "versions, devices, memory plan, self-test", _doctor)
     _add_generator_options(doctor)
+    doctor.add_argument(
+        "--card",
+        type=_gigabytes,
+        metavar="GB",
+        help="plan for a GPU of so many GB that is not here, and load nothing",
+    )
     return parser
+
+
+def _gigabytes(text: str) -> float:
+    found = float(text)
+    if not 0 < found < 10**6:
+        raise argparse.ArgumentTypeError(f"{text} is no size of a card in GB, such as 24")
+    return found
 
 
 def _verb(
@@ -410,6 +423,7 @@ def _doctor(arguments: argparse.Namespace) -> tuple[Result, str]:
         cache=arguments.cache,
         quantization=arguments.quantization,
         expert_cache=arguments.expert_cache,
+        card=arguments.card,
     )
     return {**report.to_dict(), "exit_code": EXIT_UNUSABLE if report.problems else 0}, str(report)
 

@@ -41,15 +41,20 @@ class Examination:
     def __str__(self) -> str:
         lines = [", ".join(f"{name} {version}" for name, version in self.versions.items())]
         lines += [f"{name}: {value}" for name, value in self.devices.items()]
-        if self.memory_plan is not None:
-            lines.append(f"memory: {self.memory_plan['sentence']}")
-            if self.memory_plan["fits"]:
-                longest = self.memory_plan["largest_context"]
-                lines.append(f"memory: the largest context that fits is {longest:,} tokens")
+        plan = self.memory_plan
+        if plan is not None and plan["fits"]:
+            lines.append(f"memory: {plan['sentence']}")
+            lines.append(
+                f"memory: the largest context that fits is {plan['largest_context']:,} tokens"
+            )
         lines += [f"self-test {name}: {value}" for name, value in self.self_tests.items()]
         lines += [f"note: {note}" for note in self.notes]
         lines += [f"PROBLEM: {problem}" for problem in self.problems] or ["no problem found"]
-        return "\n".join(lines)
+        text = "\n".join(lines)
+        # each of what would fit instead on a line of its own
+        for number, one in enumerate([] if plan is None else plan["alternatives"]):
+            text = text.replace(f" {one}" if number == 0 else f"; or {one}", f"\n  - {one}", 1)
+        return text
 
 
 def examine(
@@ -59,8 +64,11 @@ def examine(
     cache: str = "reserved",
     quantization: str | None = None,
     expert_cache: int | None = None,
+    card: float | None = None,
 ) -> Examination:
     """Look at versions, FAISS, devices, the encoder, and plan and probe `generator`; nothing here raises for a finding.
+
+    With `card` the generator is planned for a GPU of so many GB (10**9 bytes) that is not here, and not loaded.
 
     >>> examine("pocket").problems
     []
@@ -70,6 +78,8 @@ def examine(
     _devices(found)
     _encoder(found)
     held = {"quantization": quantization, "expert_cache": expert_cache}
+    if card is not None:
+        held |= {"device": "cuda", "device_bytes": int(card * 10**9)}
     _generator(found, generator, context, cache, held)
     return found
 
@@ -151,7 +161,7 @@ def _generator(
             )
         if not plan.fits:
             found.problems.append(plan.refusal)
-        elif is_here:
+        elif is_here and "device_bytes" not in held:
             loaded = load_generator(name, context=context, decoding=decoding, **held)
             found.self_tests["longrope"] = (
                 f"{loaded.regime} regime follows the checkpoint's factors; {rope_status(loaded.model).reason}"
