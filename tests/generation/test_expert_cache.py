@@ -38,6 +38,12 @@ def asking(generator, text="Which valve failed first? Valve V-14 failed at 22:47
     return plain_prompt(text * 3, tokenizer=generator.tokenizer, budget_tokens=500)
 
 
+def said(generator, prompt, tokens):
+    """An answer whose prompt is read as a whole: products of other shapes are rounded otherwise."""
+    generator.prefixes.clear()
+    return generator.generate(prompt, max_new_tokens=tokens, capture="all")
+
+
 def same(one, two):
     assert one.token_ids == two.token_ids
     for name in ("experts", "gate_weights", "contributions", "router_logits"):
@@ -52,8 +58,7 @@ def test_answers_routing_and_logits_are_the_same_bit_by_bit(plain, cached):
         "Who signed the log? Ms Okafor. ",
     ):
         prompt = asking(plain, text)
-        one, two = (g.generate(prompt, max_new_tokens=12, capture="all") for g in (plain, cached))
-        same(one, two)
+        same(*(said(generator, prompt, 12) for generator in (plain, cached)))
 
 
 def test_quantized_experts_are_cached_as_they_are_held():
@@ -62,7 +67,7 @@ def test_quantized_experts_are_cached_as_they_are_held():
         "pocket", device="cpu", dtype="float32", quantization="4bit", expert_cache=3
     )
     prompt = asking(one)
-    same(*(g.generate(prompt, max_new_tokens=8, capture="all") for g in (one, two)))
+    same(*(said(generator, prompt, 8) for generator in (one, two)))
     integers = sum(p.nbytes for p in one.model.model.layers[0].mlp.experts.parameters())
     assert two.model.model.layers[0].mlp.experts.slots.bytes == integers * 3 // 16
 
@@ -117,9 +122,9 @@ def test_use_is_that_of_the_trace(cached):
     prompt = asking(cached, "Where was the pump moved? The pump was moved to bay 7. ")
     cached.prefixes.clear()
     before = cached.expert_use
-    said = cached.generate(prompt, max_new_tokens=10)
+    answer = cached.generate(prompt, max_new_tokens=10)
     use = cached.expert_use - before
-    passes = len(said.token_ids)  # each is decided on by the token before it
+    passes = len(answer.token_ids)  # each is decided on by the token before it
     assert use.asked.tolist() == [2 * passes] * 5
     assert (use.held <= use.asked).all()
     slots = all_slots(cached.model)[0].count
@@ -174,7 +179,7 @@ def test_an_interrupt_in_the_middle_leaves_it_usable(plain):
     """An error that is kept, as notebooks keep it, holds neither the lock nor half a copy."""
     generator = load_generator("pocket", device="cpu", dtype="float32", expert_cache=3)
     prompt = asking(plain)
-    expected = plain.generate(prompt, max_new_tokens=8, capture="all")
+    expected = said(plain, prompt, 8)
     layer = generator.model.model.layers[2].mlp.experts
     kept = []
     for number in (2, 5, 11):
@@ -183,7 +188,7 @@ def test_an_interrupt_in_the_middle_leaves_it_usable(plain):
             generator.generate(prompt, max_new_tokens=8)
         kept.append(error.value)
     layer.act_fn = plain.model.model.layers[2].mlp.experts.act_fn
-    same(expected, generator.generate(prompt, max_new_tokens=8, capture="all"))
+    same(expected, said(generator, prompt, 8))
 
 
 def test_an_interrupted_copy_leaves_no_wrong_weights():
