@@ -48,19 +48,19 @@ def reading(generator: Generator, texts: list[str]) -> tuple[float, float, list[
     """Perplexity, tokens a second, and the experts of every text: [tokens, layers, k] each."""
     from workbench.generation.prompts import plain_prompt
 
-    loss, count, spent, experts = 0.0, 0, 0.0, []
+    loss, count, speeds, experts = 0.0, 0, [], []
     for text in texts:
         prompt = plain_prompt(text, tokenizer=generator.tokenizer, budget_tokens=4096)
         ids = torch.tensor([prompt.token_ids[:TOKENS]])
         begun = time.perf_counter()
         with torch.inference_mode():
             logits = generator.model(ids, use_cache=False).logits[0, :-1].float()
-        spent += time.perf_counter() - begun
+        speeds.append(ids.shape[1] / (time.perf_counter() - begun))
         loss += float(torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum"))
         count += ids.shape[1] - 1
         trace = generator.read(prompt)
         experts.append(trace.experts[trace.rows()])
-    return float(np.exp(loss / count)), count / spent, experts
+    return float(np.exp(loss / count)), statistics.median(speeds), experts
 
 
 def answers(
@@ -251,7 +251,7 @@ def main() -> None:
     note = (
         "The embedded model; weights held in 8 or 4 bits are computed in float32. "
         f"{len(texts)} texts of corpora/ of up to {TOKENS} tokens for perplexity, experts and speed (tokens read a "
-        f"second over float32's, one run); {len(asked)} questions of corpora/ with 5 passages: answers whose text or "
+        f"second over float32's, medians); {len(asked)} questions of corpora/ with 5 passages: answers whose text or "
         "citations are others. Embeddings and head stay as they are."
     )
     print(heading("Quantization", packages=("torch", "transformers"), seed=SEED, note=note))
