@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -73,11 +76,25 @@ def test_temporary_files_and_what_is_in_use_are_told(run, phi, tmp_path):
     with decompressed(phi, name="phi"):
         left.mkdir()
         (left / "plain.safetensors").write_bytes(bytes(20_000_000))
-        assert "0.02 GB in temporary files; --clean removes" in run("cache")[1]
+        assert (
+            "0.02 GB in temporary files of running and of killed programs; --clean"
+            in run("cache")[1]
+        )
         code, out, _ = run("cache", "--clean", "--json")
         assert code == 0 and json.loads(out)["temporary_bytes"] == 0 and not left.exists()
+        assert "phi (in use), from" in run("cache")[1]
         assert "held 0 (0.00 GB), removed; 1 in use stay, first phi" in run("cache", "--clean")[1]
     assert "held 1" in run("cache", "--clean")[1]
+
+
+@pytest.mark.parametrize(("to", "code"), [("| true", 0), ("> /dev/full", 3)])
+def test_output_that_nobody_takes_is_no_traceback(to, code):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("a device of Linux")
+    command = f"set -o pipefail; {sys.executable} -m workbench checkpoint cache --json {to}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == code and "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == (code != 0)
 
 
 def test_a_name_with_a_line_break_takes_one_line_of_what_is_told(run, phi, tmp_path, monkeypatch):
@@ -129,6 +146,9 @@ def test_a_cache_in_a_home_that_is_not_known_is_one_sentence(run, monkeypatch):
         (["compress", "PHI/model.safetensors", "--in-place"], 2, "--in-place is for a folder"),
         (["cache", "--clean", "zz"], 3, "the cache holds nothing called 'zz'"),
         (["cache", "--unused-days", "3"], 2, "give --clean too"),
+        (["cache", "--clean", "--unused-days", "-3"], 2, "--unused-days -3 is no number of days"),
+        (["compress", ""], 2, "PATH is empty"),
+        (["verify", "no body/nothing"], 2, "no body/nothing"),
         ([], 2, "required"),
     ],
 )

@@ -24,7 +24,7 @@ from workbench.errors import InputError, WorkbenchError
 from workbench.markup import counted
 
 Result = dict[str, Any]
-EXIT_USAGE, EXIT_UNUSABLE, EXIT_INTERRUPTED = 2, 4, 130
+EXIT_USAGE, EXIT_UNWRITTEN, EXIT_UNUSABLE, EXIT_INTERRUPTED = 2, 3, 4, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,13 +48,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _unread()
     if getattr(arguments, "json", False):
-        print(json.dumps(result, ensure_ascii=False))
-    elif text:
-        print(text)
+        text = json.dumps(result, ensure_ascii=False)
+    try:
+        if text:
+            print(text, flush=True)
+    except BrokenPipeError:
+        return _unread()
+    except OSError as error:
+        _unread()
+        print(f"workbench: stdout cannot be written to: {error.strerror}", file=sys.stderr)
+        return EXIT_UNWRITTEN
     return int(result.get("exit_code", 0)) if arguments.verb in ("lab", "doctor") else 0
+
+
+def _unread() -> int:
+    """Who read our output has ended; nothing more is written, not even by the interpreter at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
 
 
 def build_parser() -> argparse.ArgumentParser:

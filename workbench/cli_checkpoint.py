@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -33,14 +34,18 @@ def add_checkpoint_verbs(checkpoint: argparse.ArgumentParser) -> None:
     compress.add_argument(
         "path",
         metavar="PATH",
-        help="a folder, a file, or with --in-place a hub id in the local cache",
+        help="a folder, a file, or a hub id in the local cache",
     )
     decompress = verb("decompress", "compressed weights, to the files they were")
-    decompress.add_argument("path", metavar="PATH", help="a folder or a file")
+    decompress.add_argument(
+        "path", metavar="PATH", help="a folder, a file, or a hub id in the local cache"
+    )
     verify = verb(
         "verify", "that compressed weights are what their manifest says, and give what it says"
     )
-    verify.add_argument("path", metavar="PATH", help="a folder or a file")
+    verify.add_argument(
+        "path", metavar="PATH", help="a folder, a file, or a hub id in the local cache"
+    )
     for made in (compress, decompress):
         made.add_argument("--out", metavar="DIR", help="where to write (default: beside PATH)")
     compress.add_argument(
@@ -72,7 +77,7 @@ def run_checkpoint(arguments: argparse.Namespace) -> tuple[Result, str]:
             return _cache(arguments)
         except OSError as error:
             raise machine_fault(error, cache_folder()) from error
-    path = user_path(arguments.path)
+    path = _named(arguments.path)
     with tqdm(unit="B", unit_scale=True, file=sys.stderr, leave=False, disable=None) as bar:
 
         def show(step: Progress) -> None:
@@ -91,10 +96,29 @@ def run_checkpoint(arguments: argparse.Namespace) -> tuple[Result, str]:
     return report.to_dict(), str(report)
 
 
+def _named(text: str) -> Path:
+    """The file, the folder, or the folder of a hub id in the local cache that `text` names."""
+    from workbench.checkpoints.finding import cached_snapshot
+    from workbench.checkpoints.paths import user_path
+
+    if not text:
+        raise ValueError("PATH is empty; give a folder, a file, or a hub id in the local cache")
+    path = user_path(text)
+    if os.path.exists(path):  # which raises nothing for a name that no file can have
+        return path
+    if text.count("/") != 1 or text.startswith((".", "/", "~")):
+        raise InputError(f"no file or folder at {path}")
+    found = cached_snapshot(text)
+    if found is None:
+        raise InputError(
+            f"no file or folder at {path}, and no such hub id in the local Hugging Face cache"
+        )
+    return found
+
+
 def _written(
     arguments: argparse.Namespace, path: Path, out: Path | None, on_progress: OnProgress
 ) -> CompressionReport:
-    from workbench.checkpoints.finding import cached_snapshot
     from workbench.checkpoints.folders import compress_checkpoint, decompress_checkpoint
     from workbench.checkpoints.in_place import compress_in_place
 
@@ -104,13 +128,6 @@ def _written(
         return compress_checkpoint(path, out, on_progress=on_progress)
     if out is not None:
         raise ValueError("--in-place writes where the weights lie: leave out --out")
-    if not path.exists():
-        snapshot = cached_snapshot(arguments.path) if arguments.path.count("/") == 1 else None
-        if snapshot is None:
-            raise InputError(
-                f"no folder {path}, and no such hub id in the local Hugging Face cache"
-            )
-        path = snapshot
     if not path.is_dir():
         raise ValueError(
             "--in-place is for a folder: leave it out to compress a file beside itself"
@@ -122,6 +139,8 @@ def _cache(arguments: argparse.Namespace) -> tuple[Result, str]:
     from workbench.checkpoints.cache_listing import clean_cache, list_cache
     from workbench.checkpoints.cache_places import cache_folder, temporary_bytes
 
+    if arguments.unused_days is not None and not arguments.unused_days >= 0:
+        raise ValueError(f"--unused-days {arguments.unused_days:g} is no number of days")
     if arguments.clean is None:
         if arguments.unused_days is not None:
             raise ValueError("--unused-days says what to clean: give --clean too")
@@ -135,13 +154,14 @@ def _cache(arguments: argparse.Namespace) -> tuple[Result, str]:
         "temporary_bytes": temporary,
     }
     lines = [
-        f"{one.key[:12]}  {one.bytes / 1e9:8.2f} GB  {one_line(one.name)}{'' if one.is_whole else ' (not whole)'}, "
+        f"{one.key[:12]}  {one.bytes / 1e9:8.2f} GB  {one_line(one.name)}{'' if one.is_whole else ' (not whole)'}"
+        f"{' (in use)' if one.is_in_use and arguments.clean is None else ''}, "
         f"from {one_line(one.source)}"
         for one in found
     ]
     if temporary:
         lines.append(
-            f"{temporary / 1e9:.2f} GB in temporary files; --clean removes those of killed runs"
+            f"{temporary / 1e9:.2f} GB in temporary files of running and of killed programs; --clean removes the latter"
         )
     total = sum(one.bytes for one in found) / 1e9
     removed = ", removed" if arguments.clean is not None else ""

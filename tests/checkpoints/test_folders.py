@@ -28,6 +28,7 @@ from workbench.checkpoints.in_place import compress_in_place
 from workbench.checkpoints.manifests import NAME, read_manifest, write_manifest
 from workbench.checkpoints.new_folders import one_writer
 from workbench.checkpoints.weight_files import INDEX, WHOLE
+from workbench.cli import main
 from workbench.errors import Cancelled, CheckpointError, InputError, MachineFault
 from workbench.generation.loading import load_generator
 from workbench.generation.prompts import plain_prompt
@@ -384,10 +385,31 @@ def test_the_hugging_face_cache_is_compressed_in_place_and_loaded_by_its_id(
 def test_a_blob_that_another_revision_needs_is_kept(hub):
     other = hub.with_name("def")
     shutil.copytree(hub, other, symlinks=True)
-    compress_in_place(hub)
+    plain = {path.name for path in shards(hub)}
+    report = compress_in_place(hub)
+    assert set(report.kept_plain) == plain and "another revision needs them" in str(report)
     assert shards(other) and all(path.exists() for path in shards(other))
-    compress_in_place(other)
+    assert compress_in_place(other).kept_plain == ()
     assert not shards(other)
+
+
+def test_hub_ids_are_compressed_verified_and_decompressed_by_name(hub, sharded, tmp_path, capsys):
+    assert main(["checkpoint", "compress", "somebody/phi"]) == 3
+    assert "--in-place" in capsys.readouterr().err
+    assert main(["checkpoint", "compress", "somebody/phi", "--in-place"]) == 0
+    assert main(["checkpoint", "verify", "somebody/phi"]) == 0
+    assert main(["checkpoint", "decompress", "somebody/phi", "--out", str(tmp_path / "out")]) == 0
+    for path in shards(sharded):
+        assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_what_was_interrupted_is_said_to_be_so(sharded, tmp_path):
+    home = tmp_path / "half"
+    shutil.copytree(sharded, home)
+    one, *_ = shards(home)
+    compress_checkpoint(one)
+    with pytest.raises(CheckpointError, match=r"1 compressed files, first .* run it again"):
+        verify_checkpoint(home)
 
 
 def test_compressing_in_place_goes_on_wherever_it_was_interrupted(sharded, tmp_path, monkeypatch):

@@ -263,6 +263,23 @@ def test_host_memory_of_this_machine_counts(host, fits, monkeypatch):
         assert plan.host_lack == plan.host_bytes - plan.host_usable
 
 
+def test_what_would_do_instead_has_no_expert_cache_where_it_makes_none():
+    plan = plan_memory(
+        MOE, device="cuda", device_bytes=12 * GB, quantization="4bit", expert_cache=8
+    )
+    (mini,) = [one for one in plan.alternatives if one.startswith("microsoft/Phi-3.5-mini")]
+    assert "weights of 2.3 GiB" in mini and "it fits" not in mini and "fits: " in mini
+    on_cpu = plan_memory(
+        MOE, device="cpu", device_bytes=50 * GB, quantization="8bit", expert_cache=16
+    )
+    assert on_cpu.alternatives[0].startswith("expert_cache saves memory on a GPU alone; without it")
+
+
+def test_the_generator_says_how_it_is_held(cached):
+    assert f"MoE, {all_slots(cached.model)[0].count} of each layer's experts cached" in repr(cached)
+    assert cached.origin()["experts"] == "eager"
+
+
 def test_the_plan_is_what_is_held_on_a_cpu():
     generator = load_generator("pocket", device="cpu", dtype="float32", expert_cache=4)
     held = sum(p.nbytes for p in generator.model.parameters())
@@ -300,6 +317,7 @@ def test_a_refusal_names_the_experts_that_would_fit():
         ("pocket", 0, "expert_cache=0 must be a number of experts from 1 to 16"),
         ("pocket", 17, "from 1 to 16"),
         ("pocket", "4", "from 1 to 16"),
+        ("pocket", True, "from 1 to 16"),
         ("dense", 4, "expert_cache=4 is for a Phi-MoE, and this model is dense"),
     ],
 )

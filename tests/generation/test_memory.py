@@ -311,6 +311,12 @@ def test_alternatives_hold_numbers_that_planning_confirms():
     assert json.loads(json.dumps(plan.to_dict()))["alternatives"] == list(plan.alternatives)
 
 
+@pytest.mark.parametrize("given", ["24GB", -1, 24, 24e9])
+def test_a_size_that_is_no_number_of_bytes_is_refused(given):
+    with pytest.raises(ValueError, match=r"must be a whole number of bytes, such as 24 \* 10\*\*9"):
+        wb.plan_memory(MOE, device="cuda", device_bytes=given)
+
+
 def test_fewer_rows_are_offered_to_a_batch():
     plan = wb.plan_memory(MINI, device="cuda", device_bytes=24 * GB, context=4096, batch=8)
     assert plan.cache_bytes == 9 * 4096 * plan.cache_bytes_per_token  # the first row is kept beside
@@ -357,7 +363,7 @@ def cards_table() -> str:
     def longest(name, gb, quantization, cache):
         options = {"quantization": quantization, "cache": cache, "dtype": "bfloat16"}
         plan = wb.plan_memory(name, device="cuda", device_bytes=gb * GB, **options)
-        return f"{plan.largest_context / 1024:.0f}K" if plan.largest_context >= 1024 else "–"
+        return f"{plan.largest_context // 1024}K" if plan.largest_context >= 1024 else "–"
 
     lines = ["| | 12 GB | 24 GB | 48 GB | 80 GB | 141 GB |", "|---|---|---|---|---|---|"]
     for title, name in (("mini", MINI), ("MoE", MOE)):

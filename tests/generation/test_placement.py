@@ -54,7 +54,7 @@ def same(one, two):
 def test_layers_lie_where_the_map_says(spread):
     layers = spread.model.model.layers
     assert [layer.mlp.router.weight.is_meta for layer in layers] == [False, True, True, False, True]
-    assert spread.device == "cpu"
+    assert spread.device == "cpu" and "MoE, on cpu, disk, context" in repr(spread)
 
 
 def test_capture_is_exact_across_places(plain, spread):
@@ -141,6 +141,8 @@ def test_what_was_saved_on_disk_goes_with_the_model(tmp_path, monkeypatch):
         ({"": "cuda:7"}, "device='cuda:7' is not here"),
         ({"": 3}, "device='cuda:3' is not here"),
         ({"": "tpu"}, "device='tpu' is none of"),
+        ({"": "disk"}, "model.embed_tokens is placed on 'disk' and computes on cpu"),
+        ({"": "cpu", "model.layers.0.moe": "cpu"}, "it has lm_head, .*model.layers.0.mlp"),
         ({"": None}, "device='None' is none of"),
         ({"": "cpu", 3: "cpu", "x": "cpu"}, "the map names 3, which the model has not"),
         ({"model.layers.0": "cpu"}, "gives no device for model.embed_tokens"),
@@ -150,6 +152,11 @@ def test_what_was_saved_on_disk_goes_with_the_model(tmp_path, monkeypatch):
 def test_a_wrong_map_is_one_sentence(device, words):
     with pytest.raises(ValueError, match=words):
         load_generator("pocket", device=device)
+
+
+def test_a_map_is_not_planned():
+    with pytest.raises(ValueError, match="is no name: a plan is for one kind of device"):
+        wb.plan_memory("pocket", device={"": "cpu"})
 
 
 def test_a_map_and_an_expert_cache_are_refused_together():

@@ -173,6 +173,7 @@ def test_eight_bits_keep_most_experts_and_more_than_four(pocket):
     ("folder", "quantization", "words"),
     [
         ("pocket", "2bit", "quantization='2bit' is none of 8bit, 4bit"),
+        ("pocket", ["8bit"], r"quantization=\['8bit'\] is none of 8bit, 4bit"),
         ("moe", "4bit", "groups of 32 numbers, which intermediate_size=48 does not divide into"),
     ],
 )

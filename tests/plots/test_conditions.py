@@ -38,8 +38,9 @@ def test_each_layer_has_its_share_and_interval(comparisons) -> None:
 
 
 def test_what_cannot_be_compared_is_refused(comparisons, random_trace) -> None:
-    with pytest.raises(ValueError, match="nothing to plot"):
-        plot_agreement({})
+    for wrong in ({}, [comparisons["moved"]], comparisons["moved"]):
+        with pytest.raises(ValueError, match="give a mapping of names to comparisons"):
+            plot_agreement(wrong)
     other = [random_trace(tokens=30, seed=9), random_trace(tokens=31, seed=8)]
     longer = [random_trace(tokens=40, seed=1), random_trace(tokens=40, seed=2)]
     with pytest.raises(ValueError, match="'others' compares different tokens"):

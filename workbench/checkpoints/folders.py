@@ -239,9 +239,16 @@ def _compressed_sources(path: Path) -> tuple[dict[str, Path], Path]:
         raise InputError(f"no file or folder at {path}")
     check_links(path)
     found = compressed_files(path)
+    alone = sorted(one.name for one in path.iterdir() if plain_name(one.name))
+    if not found and alone:
+        raise CheckpointError(
+            f"{path} holds {len(alone)} compressed files, first {alone[0]}, and is no whole compressed checkpoint: "
+            "where compressing was interrupted, run it again; else name the file"
+        )
     if not found:
         raise CheckpointError(
-            f"{path} holds no compressed weights (.safetensors.znn, .znn.safetensors); nothing to decompress"
+            f"{path} holds no compressed weights (.safetensors.znn, .znn.safetensors); make some with: "
+            "workbench checkpoint compress"
         )
     return {name: found.get(name, path / name) for name in wanted_files(path)}, path
 

@@ -70,8 +70,7 @@ def _compressed_in_place(
                 f"{target} differs from the sha256 of its manifest; no plain file was removed"
             )
         report.append(FileReport(target.name, **asdict(entry), is_verified=True))
-    for name in sizes:
-        _remove(folder / name)
+    kept = [name for name in sizes if not _remove(folder / name)]
     index = folder / INDEX
     if index.is_file():
         if names == [WHOLE]:
@@ -80,15 +79,17 @@ def _compressed_in_place(
             write_atomic(
                 index, renamed_index(index, {name: compressed_name(name) for name in names})
             )
-    return CompressionReport(str(folder), tuple(report))
+    return CompressionReport(str(folder), tuple(report), tuple(kept))
 
 
-def _remove(path: Path) -> None:
-    """Remove a file; of a link in the Hugging Face cache also the blob, unless another revision needs it."""
+def _remove(path: Path) -> bool:
+    """Remove a file; of a link in the Hugging Face cache also the blob, unless (False) another revision needs it."""
     blob = path.resolve() if path.is_symlink() else None
     path.unlink()
     if blob is None or blob.parent.name != "blobs":
-        return
+        return True
     snapshots = blob.parent.parent / "snapshots"
-    if not any(link.resolve() == blob for link in snapshots.rglob("*") if link.is_symlink()):
-        blob.unlink()
+    if any(link.resolve() == blob for link in snapshots.rglob("*") if link.is_symlink()):
+        return False
+    blob.unlink()
+    return True

@@ -22,10 +22,14 @@ class FileReport:
 
 @dataclass(frozen=True, slots=True)
 class CompressionReport:
-    """What was done to the weight files of a folder; ``folder`` is where the result lies."""
+    """What was done to the weight files of a folder; ``folder`` is where the result lies.
+
+    ``kept_plain`` are plain files that could not go, for another revision of the Hugging Face cache has them too.
+    """
 
     folder: str
     files: tuple[FileReport, ...]
+    kept_plain: tuple[str, ...] = ()
 
     @property
     def ratio(self) -> float:
@@ -47,7 +51,10 @@ class CompressionReport:
             if unsure
             else "every sha256 is that of the manifest"
         )
-        return (
-            f"{one_line(self.folder)}: {held:,} bytes compressed, {plain:,} plain ({self.ratio:.1%}); "
-            f"{told}"
+        if self.kept_plain:
+            told += (
+                f"; kept plain too, for another revision needs them: {', '.join(self.kept_plain)}"
+            )
+        return one_line(
+            f"{self.folder}: {held:,} bytes compressed, {plain:,} plain ({self.ratio:.1%}); {told}"
         )

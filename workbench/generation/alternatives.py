@@ -45,6 +45,7 @@ def with_alternatives(plan: MemoryPlan, config: Any, *, attention: str = "sdpa")
         return plan_config(shapes, **settings)
 
     sentences = [
+        *_without_expert_cache(plan, plan_as),
         *_smaller_context(plan, plan_as),
         *_fewer_bits(plan, plan_as),
         *_experts_in_host_memory(plan, config, plan_as),
@@ -57,6 +58,14 @@ def with_alternatives(plan: MemoryPlan, config: Any, *, attention: str = "sdpa")
             "a served Phi behind an endpoint needs none of this memory (planned, not in this version)"
         )
     return replace(plan, alternatives=tuple(sentences))
+
+
+def _without_expert_cache(plan: MemoryPlan, plan_as: Any) -> list[str]:
+    if not plan.expert_cache or plan.device.startswith("cuda"):
+        return []
+    return [
+        f"expert_cache saves memory on a GPU alone; without it, it {_helps(plan_as(expert_cache=None))}"
+    ]
 
 
 def _smaller_context(plan: MemoryPlan, plan_as: Any) -> list[str]:
@@ -144,7 +153,7 @@ def _other_model(plan: MemoryPlan, plan_as: Any) -> list[str]:
     if name is None:
         return []
     shapes = KNOWN_SHAPES[name]
-    other = plan_as(shapes)
+    other = plan_as(shapes, expert_cache=None)
     if not (other.fits or other.largest_context > plan.largest_context):
         return []
     per_token = cache_bytes_per_token(shapes, plan.dtype, plan.kv)
@@ -167,6 +176,8 @@ def _map_reduce(plan: MemoryPlan, config: Any, plan_as: Any) -> list[str]:
 def _helps(plan: MemoryPlan) -> str:
     if plan.fits:
         return f"fits: {_needs(plan)}"
+    if not plan.largest_context:
+        return f"takes {_needs(plan)}"
     return f"fits up to {plan.largest_context:,} tokens"
 
 

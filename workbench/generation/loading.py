@@ -99,6 +99,11 @@ def load_generator(
             f"quantization={quantization!r} and a map with 'disk' do not go together: weights are read from there as "
             "the checkpoint has them; with 'cpu' or expert_cache they stay as they were quantized"
         )
+    if expert_cache and not placed.main.startswith("cuda"):
+        log.warning(
+            f"expert_cache saves memory on a GPU alone, and this computes on {placed.main}: leave it out unless you "
+            "are trying it"
+        )
     if expert_cache and placed.main == "cuda":
         placed = find_placement("cuda:0")  # one card and host memory, however many cards there are
     checkpoint, reason = (find_checkpoint(spec), "") if spec is not None else _default_checkpoint()

@@ -228,7 +228,7 @@ def check_expert_cache(config: Any, slots: int | None) -> None:
         return
     if config.model_type != "phimoe":
         raise ValueError(f"expert_cache={slots} is for a Phi-MoE, and this model is dense")
-    if not isinstance(slots, int) or not 1 <= slots <= config.num_local_experts:
+    if type(slots) is not int or not 1 <= slots <= config.num_local_experts:
         raise ValueError(
             f"expert_cache={slots!r} must be a number of experts from 1 to {config.num_local_experts}"
         )

@@ -28,6 +28,7 @@ from workbench.generation.generating import generate_one, generate_rows
 from workbench.generation.longrope import Regime, check_regime, pin_regime, regime_for
 from workbench.generation.memory import (
     MemoryPlan,
+    bits_in_words,
     cache_bytes_per_token,
     device_memory,
     prefill_tokens,
@@ -73,11 +74,24 @@ class Generator:
     _warned: set[str] = field(default_factory=set, repr=False)
 
     def __repr__(self) -> str:
-        kind = "MoE" if self.is_moe else "dense"
+        kind = ", ".join(["MoE" if self.is_moe else "dense", *self._held()])
         return (
             f"Generator({self.name!r}, {kind}, context {self.context:,} tokens, {self.regime} regime, "
             f"{self.device}; next: wb.ask(question, retriever=…, generator=…))"
         )
+
+    def _held(self) -> list[str]:
+        """In words, how weights are held and where, if not as ever."""
+        from workbench.generation.expert_cache import all_slots
+        from workbench.generation.quantized import quantization_of
+
+        quantization, slots = quantization_of(self.model), all_slots(self.model)
+        places = {str(place) for place in getattr(self.model, "hf_device_map", {}).values()}
+        return [
+            *([f"{bits_in_words(quantization)} weights"] if quantization else []),
+            *([f"{slots[0].count} of each layer's experts cached"] if slots else []),
+            *([f"on {', '.join(sorted(places))}"] if len(places) > 1 else []),
+        ]
 
     @property
     def device(self) -> str:
@@ -568,9 +582,11 @@ class Generator:
         import transformers
 
         config = self.model.config
-        from workbench.generation.quantized import quantization_of
+        from workbench.generation.quantized import LoopedExperts, quantization_of
 
         edits, held = intervention_in(self.model), quantization_of(self.model)
+        is_looped = any(isinstance(module, LoopedExperts) for module in self.model.modules())
+        experts = "eager" if is_looped else getattr(config, "_experts_implementation", None)
         return {
             **({"edits": edits} if edits else {}),
             **({"quantization": held} if held else {}),
@@ -579,7 +595,7 @@ class Generator:
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "device": self.model.device.type,
             "attention": str(config._attn_implementation),
-            "experts": str(getattr(config, "_experts_implementation", None)),
+            "experts": str(experts),
             "torch": str(torch.__version__),
             "transformers": str(transformers.__version__),
         }

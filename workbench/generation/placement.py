@@ -81,12 +81,26 @@ def spelled_out(config: Any, placed: Placement) -> Placement:
         model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     unknown = sorted(given.keys() - dict(model.named_modules()).keys(), key=str)
     if unknown:
-        raise ValueError(f"the map names {unknown[0]}, which the model has not")
+        raise ValueError(
+            f"the map names {unknown[0]}, which the model has not; it has {', '.join(_names(model))}"
+        )
     found = dict(_spelled(model, "", given, None))
     embeddings = found.get("model", found.get("model.embed_tokens"))
+    if embeddings == "disk" or (embeddings == "cpu" and placed.main != "cpu"):
+        raise ValueError(
+            f"model.embed_tokens is placed on {embeddings!r} and computes on {placed.main}, where every pass begins: "
+            f"place it there"
+        )
     if config.tie_word_embeddings and found["lm_head"] != embeddings:
         raise ValueError("model.embed_tokens and lm_head are one weight here: place both alike")
     return replace(placed, device_map=found)
+
+
+def _names(model: Any) -> list[str]:
+    """The modules that a map may name, those of the first layer standing for all."""
+    first = "model.layers.0"
+    inner = [f"{first}.{name}" for name, _ in model.get_submodule(first).named_children()]
+    return ["lm_head", *(f"model.{n}" for n, _ in model.model.named_children()), first, *inner]
 
 
 def _spelled(

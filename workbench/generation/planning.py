@@ -30,6 +30,8 @@ from workbench.generation.memory import (
 )
 from workbench.generation.options import CacheKind, Decoding
 
+LEAST_DEVICE = 1 << 20  # less was meant as something else than bytes
+
 
 def plan_memory(
     spec: str | Path,
@@ -92,14 +94,20 @@ def plan_for(
     source: str = "its config.json",
 ) -> MemoryPlan:
     """The memory plan that ``load_generator`` checks: dtype and device resolved as it resolves them."""
-    if device_bytes is None and device != "auto":
+    named, device = device, pick_device(device)
+    if device_bytes is None and named != "auto":
         check_device(device)
-    device = pick_device(device)
     if kv == "offloaded" and not device.startswith("cuda"):
         raise ValueError(
             f"cache='offloaded' moves keys and values from a GPU to host memory, this is {device}: use 'int8'"
         )
-    if quantization is not None and quantization not in QUANTIZED_BITS:
+    if device_bytes is not None and not (
+        isinstance(device_bytes, int) and device_bytes >= LEAST_DEVICE
+    ):
+        raise ValueError(
+            f"device_bytes={device_bytes!r} must be a whole number of bytes, such as 24 * 10**9"
+        )
+    if quantization is not None and quantization not in list(QUANTIZED_BITS):
         raise ValueError(f"quantization={quantization!r} is none of {', '.join(QUANTIZED_BITS)}")
     check_expert_cache(config, expert_cache)
     available = device_memory(device) if device_bytes is None else device_bytes
@@ -162,6 +170,10 @@ def is_on_disk(checkpoint: Checkpoint) -> bool:
 
 def pick_device(device: str) -> str:
     """Resolve "auto": all GPUs, else MPS, else the CPU."""
+    if not isinstance(device, str):
+        raise ValueError(
+            f"device={device!r} is no name: a plan is for one kind of device, as 'cuda' or 'cpu'"
+        )
     if device != "auto":
         return device
     import torch
@@ -185,6 +197,6 @@ def check_device(device: str) -> None:
         raise ValueError(f"device={device!r} is none of auto, cpu, cuda, cuda:0 … and mps")
     if int(number or 0) >= count[kind]:
         raise ValueError(
-            f"device={device!r} is not here, PyTorch sees {count[kind]} of {kind}: leave it at 'auto', or plan for one "
-            "elsewhere with device_bytes=24 * 10**9"
+            f"device={device!r} is not here, PyTorch sees {count[kind]} of {kind}: leave it at 'auto'; "
+            "wb.plan_memory(…, device='cuda', device_bytes=24 * 10**9) plans for a card elsewhere"
         )

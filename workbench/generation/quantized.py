@@ -136,7 +136,7 @@ class QuantizationConfig(QuantizationConfigMixin):
     """What ``from_pretrained(…, quantization_config=…)`` takes."""
 
     def __init__(self, quantization: Quantization = "8bit", **_: Any) -> None:
-        if quantization not in get_args(Quantization):
+        if quantization not in list(get_args(Quantization)):
             known = ", ".join(get_args(Quantization))
             raise ValueError(f"quantization={quantization!r} is none of {known}")
         self.quant_method, self.quantization = METHOD, quantization  # type: ignore[assignment]

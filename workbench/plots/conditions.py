@@ -29,8 +29,11 @@ def plot_agreement(found: Mapping[str, RoutingComparison], *, ax: Axes | None = 
     >>> [text.get_text() for text in ax.get_legend().get_texts()]
     ['all kept', 'once more (100.0%)']
     """
-    if not found:
-        raise ValueError("there is nothing to plot; give a mapping of names to compare_routing()")
+    if not isinstance(found, Mapping) or not found:
+        raise ValueError(
+            "there is nothing to plot; give a mapping of names to comparisons, as "
+            "{'8bit': compare_routing(plain, other)}"
+        )
     for name, one in found.items():
         if not one.same_tokens:
             raise ValueError(f"{name!r} compares different tokens: no token can keep its experts")
