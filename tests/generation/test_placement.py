@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from accelerate import cpu_offload
 
 import workbench as wb
 from workbench.checkpoints.cache_places import cache_folder
@@ -109,6 +111,19 @@ def test_quantized_weights_are_not_read_from_disk():
         load_generator("pocket", device=SPREAD, dtype="float32", quantization="8bit")
 
 
+def test_quantized_weights_that_are_copied_at_every_pass_are_the_same():
+    """What accelerate does with "cpu" beside a GPU, with the CPU in the GPU's place."""
+    one, two = (
+        load_generator("pocket", device="cpu", dtype="float32", quantization="4bit") for _ in "ab"
+    )
+    for layer in two.model.model.layers[1:4]:
+        cpu_offload(layer, execution_device=torch.device("cpu"))
+    assert two.model.model.layers[2].mlp.experts.gate_up_proj.is_meta
+    prompt = asking(one)
+    same(*(g.generate(prompt, max_new_tokens=5, capture="all") for g in (one, two)))
+    assert weights_digest(one.model) == weights_digest(two.model)
+
+
 def test_parts_of_a_layer_and_the_rest_can_be_named(plain):
     own = {"": "cpu", "model.layers.2.mlp.experts": "disk", "model.layers.4.self_attn": "disk"}
     generator = load_generator("pocket", device=own, dtype="float32")
@@ -177,7 +192,6 @@ def test_all_places_are_added_up(monkeypatch):
 def test_a_damaged_layer_on_disk_is_noticed(tmp_path, moe_folder):
     import shutil
 
-    import torch
     from safetensors.torch import load_file, save_file
 
     folder = Path(shutil.copytree(moe_folder, tmp_path / "moe"))

@@ -86,7 +86,8 @@ class Generator:
         from workbench.generation.quantized import quantization_of
 
         quantization, slots = quantization_of(self.model), all_slots(self.model)
-        places = {str(place) for place in getattr(self.model, "hf_device_map", {}).values()}
+        found = getattr(self.model, "hf_device_map", {}).values()
+        places = {f"cuda:{place}" if isinstance(place, int) else str(place) for place in found}
         return [
             *([f"{bits_in_words(quantization)} weights"] if quantization else []),
             *([f"{slots[0].count} of each layer's experts cached"] if slots else []),
@@ -549,7 +550,7 @@ class Generator:
         held += sum(one.bytes for one in slots) + self.prefixes.held_bytes
         places = getattr(self.model, "hf_device_map", {})
         spread = find_placement(places).bytes if len(set(places.values())) > 1 else None
-        available = device_memory(place) if spread is None else spread
+        available = device_memory(str(self.model.device)) if spread is None else spread
         return plan_for(
             self.model.config,
             context=context,
