@@ -377,7 +377,12 @@ def _ask(arguments: argparse.Namespace) -> tuple[Result, str]:
         lines.append(f"  ({answer.abstention_reason})")
     if answer.generation.warning:
         lines.append(f"  ({answer.generation.warning})")
-    return answer.to_dict(), "\n".join(lines)
+    result = {**answer.to_dict(), "origin": generator.origin()}
+    use = generator.expert_use
+    if use is not None:
+        result["expert_cache"] = use.to_dict()
+        lines.append(f"  ({use})")
+    return result, "\n".join(lines)
 
 
 def _route(arguments: argparse.Namespace) -> tuple[Result, str]:

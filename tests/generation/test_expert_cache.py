@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import threading
 
 import numpy as np
@@ -329,3 +330,23 @@ def test_what_cannot_be_cached_is_one_sentence(spec, slots, words, dense_folder)
 def test_the_command_line_takes_it(capsys):
     assert main(["doctor", "--expert-cache", "4", "--json"]) == 0
     assert '"expert_cache": 4' in capsys.readouterr().out
+
+
+def test_an_answer_on_the_command_line_tells_what_the_cache_held(tmp_path, capsys):
+    index = str(tmp_path / "index")
+    assert main(["index", "corpora/manual/pump.md", "--index", index]) == 0
+    asking = ["ask", "How often are the bearings checked?", "--index", index, "--style", "free"]
+    options = ["--expert-cache", "4", "--quantization", "8bit", "--max-new-tokens", "6"]
+    capsys.readouterr()
+    assert main([*asking, *options, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["origin"]["quantization"] == "8bit" and found["origin"]["experts"] == "eager"
+    use = found["expert_cache"]
+    # two of each of five layers for six tokens and for those that prompt lookup guessed
+    assert use["asked"] % 10 == 0 and use["asked"] >= 60
+    assert use["hit_rate"] == use["held"] / use["asked"]
+    assert main([*asking, *options]) == 0
+    said = capsys.readouterr().out
+    assert f"experts found on the device: {use['hit_rate']:.0%} of {use['asked']} choices" in said
+    assert main(asking) == 0
+    assert "experts found" not in capsys.readouterr().out

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers.models.phimoe.modeling_phimoe import PhimoeExperts
 
+from workbench.generation.memory import size
 from workbench.generation.quantized import LoopedExperts, QuantizedExperts
 
 FADING = 0.98
@@ -29,10 +30,10 @@ log = logging.getLogger("workbench")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExpertUse:
-    """How often the experts of each layer were asked for, and were on the device: ``asked`` and ``held`` [layers].
+    """How often tokens chose experts of each layer, and these were on the device: ``asked`` and ``held`` [layers].
 
-    Counted while answers are made, a token at a time; reading a prompt asks for nearly all experts at once, and batches
-    for many. ``copied_bytes`` is what all of these copied to the device.
+    Counted are passes of up to as many tokens as there are experts, as answers make them; reading a prompt asks for
+    nearly all experts at once. ``copied_bytes`` is what all passes copied to the device.
     """
 
     asked: NDArray[np.int64]
@@ -44,6 +45,17 @@ class ExpertUse:
         """Share of choices whose expert was on the device, over all layers; nan before an answer was made."""
         asked = int(self.asked.sum())
         return int(self.held.sum()) / asked if asked else float("nan")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Counts over all layers, as JSON takes them; ``hit_rate`` is None before an answer was made."""
+        asked, held = int(self.asked.sum()), int(self.held.sum())
+        rate = self.hit_rate if asked else None
+        return {"asked": asked, "held": held, "hit_rate": rate, "copied_bytes": self.copied_bytes}
+
+    def __str__(self) -> str:
+        asked = int(self.asked.sum())
+        found = f"{self.hit_rate:.0%} of {asked:,} choices" if asked else "no choice yet"
+        return f"experts found on the device: {found}; {size(self.copied_bytes)} copied"
 
     def __sub__(self, earlier: ExpertUse) -> ExpertUse:
         """What came since `earlier`."""
@@ -105,9 +117,8 @@ class Slots:
         tokens, wanted = int(counts.sum()) // 2, np.flatnonzero(counts).tolist()
         if tokens <= len(counts):  # a prompt asks for all, and says little of what its answer will
             self._use = self._use * FADING**tokens + counts
-        if tokens == 1:
-            self.asked += len(wanted)
-            self.held += sum(expert in self._place for expert in wanted)
+            self.asked += int(counts.sum())
+            self.held += int(counts[list(self._place)].sum())
         return sorted(wanted, key=lambda expert: (expert not in self._place, -self._use[expert]))
 
     def fetch(self, expert: int) -> dict[str, Tensor]:
