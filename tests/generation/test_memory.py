@@ -350,7 +350,7 @@ def test_the_plan_is_within_15_percent_of_a_measured_peak(tmp_path):
     ).stdout.split()[-1]  # fmt: skip
     plan = wb.plan_memory(folder, context=4096, dtype="float32", device="cpu", device_bytes=1 << 40)
     command = [sys.executable, benchmarks / "planner_error.py", "--child", folder]
-    command += ["4096", "float32", "model", "one pass"]
+    command += ["4096", "float32", "model", "one pass", "all"]
     measured = json.loads(
         subprocess.run(command, capture_output=True, text=True, check=True).stdout
     )
