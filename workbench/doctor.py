@@ -49,12 +49,13 @@ class Examination:
             )
         lines += [f"self-test {name}: {value}" for name, value in self.self_tests.items()]
         lines += [f"note: {note}" for note in self.notes]
-        lines += [f"PROBLEM: {problem}" for problem in self.problems] or ["no problem found"]
-        text = "\n".join(lines)
-        # each of what would fit instead on a line of its own
-        for number, one in enumerate([] if plan is None else plan["alternatives"]):
-            text = text.replace(f" {one}" if number == 0 else f"; or {one}", f"\n  - {one}", 1)
-        return text
+        for problem in self.problems:
+            if plan is not None and plan["alternatives"] and problem.startswith(plan["shortfall"]):
+                lines.append(f"PROBLEM: {plan['shortfall']}:")
+                lines += [f"  - {one}" for one in plan["alternatives"]]
+            else:
+                lines.append(f"PROBLEM: {problem}")
+        return "\n".join(lines if self.problems else [*lines, "no problem found"])
 
 
 def examine(

@@ -209,6 +209,16 @@ def script(path, text):
     return str(path)
 
 
+def change_child(line, tmp_path, monkeypatch):
+    """Have the decoding process run `line` before it begins."""
+    (tmp_path / "run.py").write_text(
+        f"import sys\nfrom workbench.checkpoints import decoding\n{line}\n"
+        "sys.exit(decoding.main(sys.argv[4:]))\n"
+    )
+    fake = f'#!/bin/sh\nexec "{sys.executable}" "{tmp_path / "run.py"}" "$@"\n'
+    monkeypatch.setattr(sys, "executable", script(tmp_path / "python", fake))
+
+
 def test_a_file_of_very_many_tiny_streams_is_refused_before_all_are_read(tmp_path, monkeypatch):
     path = tmp_path / "model.safetensors.znn"
     path.write_bytes(encode_stream(b"\1\0", "bfloat16", is_streaming=True) * 40_000)
@@ -276,15 +286,11 @@ def test_what_gives_no_safetensors_is_called_by_its_own_name(tmp_path):
 def test_a_full_disk_is_told_as_such_and_no_temporary_file_is_named(
     streamed, tmp_path, monkeypatch
 ):
-    code = (
-        "import sys\n"
-        "from workbench.checkpoints import decoding\n"
-        "decoding.os.fsync = lambda _: (_ for _ in ()).throw(OSError(28, 'No space left on device'))\n"
-        "sys.exit(decoding.main(sys.argv[4:]))\n"
+    change_child(
+        "decoding.os.fsync = lambda _: (_ for _ in ()).throw(OSError(28, 'No space left on device'))",
+        tmp_path,
+        monkeypatch,
     )
-    (tmp_path / "run.py").write_text(code)
-    fake = f'#!/bin/sh\nexec "{sys.executable}" "{tmp_path / "run.py"}" "$@"\n'
-    monkeypatch.setattr(sys, "executable", script(tmp_path / "python", fake))
     (tmp_path / ".part-x").mkdir()
     with pytest.raises(MachineFault) as told:
         decode_file(streamed, tmp_path / ".part-x" / "model.safetensors")
@@ -329,16 +335,7 @@ def test_a_process_that_hangs_is_ended(streamed, tmp_path, monkeypatch):
 @pytest.mark.skipif(os.name == "nt", reason="limits of POSIX")
 def test_memory_is_limited_in_the_process(streamed, tmp_path, monkeypatch):
     """Left with the addresses that it has already, the decoder says so and writes nothing."""
-    code = (
-        "import resource, sys\n"
-        "from pathlib import Path\n"
-        "from workbench.checkpoints import decoding\n"
-        "decoding.MEMORY_BYTES = 1 << 20\n"
-        "sys.exit(decoding.main(sys.argv[4:]))\n"
-    )
-    (tmp_path / "run.py").write_text(code)
-    fake = f'#!/bin/sh\nexec "{sys.executable}" "{tmp_path / "run.py"}" "$@"\n'
-    monkeypatch.setattr(sys, "executable", script(tmp_path / "python", fake))
+    change_child("decoding.MEMORY_BYTES = 1 << 20", tmp_path, monkeypatch)
     with pytest.raises(CheckpointError, match=r"could not be decompressed"):
         decode_file(streamed, tmp_path / "again")
     assert not (tmp_path / "again").exists()

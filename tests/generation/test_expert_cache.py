@@ -192,6 +192,25 @@ def test_an_interrupt_in_the_middle_leaves_it_usable(plain):
     same(expected, said(generator, prompt, 8))
 
 
+def test_weights_that_are_changed_in_host_memory_are_copied_again():
+    """Written to in place, or replaced: no slot keeps what was there before."""
+    one = load_generator("pocket", device="cpu", dtype="float32")
+    one.model.set_experts_implementation("eager")
+    two = load_generator("pocket", device="cpu", dtype="float32", expert_cache=16)
+    prompt = asking(one)
+    before = said(two, prompt, 8)
+    for generator in (one, two):
+        experts = generator.model.model.layers[1].mlp.experts
+        with torch.no_grad():
+            experts.down_proj[before.routing.experts[-3, 1, 0]] *= -3
+        experts.gate_up_proj = torch.nn.Parameter(
+            experts.gate_up_proj.detach() * 0.5, requires_grad=False
+        )
+    after = said(two, prompt, 8)
+    same(said(one, prompt, 8), after)
+    assert not np.array_equal(before.routing.router_logits[:, 2], after.routing.router_logits[:, 2])
+
+
 def test_an_interrupted_copy_leaves_no_wrong_weights():
     layer = Slots({"w": torch.arange(16.0)[:, None]}, 3, torch.device("cpu"))
     for expert in range(3):

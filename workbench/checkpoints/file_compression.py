@@ -56,9 +56,7 @@ def compressed_entry(
     entry = entries.get(target.name)
     if entry is not None and _is_done(target, entry, source):
         return entry
-    if (
-        entry is None and target.exists()
-    ):  # by a run that ended before it could say so, or by somebody else
+    if entry is None and target.exists():  # of a run that could not say so, or somebody else's
         entry = _adopted(source, target, cancel)
     else:
         entry = compress_file(source, target, on_bytes=on_bytes, cancel=cancel)

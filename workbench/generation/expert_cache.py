@@ -82,6 +82,7 @@ class CachedExperts(LoopedExperts):
         """Each expert that was chosen, those in a slot first; its weights are good until the next one is asked for."""
         counts = torch.bincount(chosen.flatten(), minlength=self.num_experts).cpu().numpy()
         with self.slots.lock:
+            self.slots.follow(dict(self.named_parameters()))
             for expert in self.slots.order(counts):
                 yield expert, self.slots.fetch(expert)
 
@@ -95,7 +96,7 @@ class Slots:
     def __init__(self, host: dict[str, Tensor], count: int, device: torch.device) -> None:
         self.lock = threading.Lock()
         self.asked = self.held = self.copied_bytes = 0
-        self._host = host
+        self._host, self._version = host, _version(host)
         self._tensors = {
             name: torch.empty((count, *all_.shape[1:]), dtype=all_.dtype, device=device)
             for name, all_ in host.items()
@@ -111,6 +112,13 @@ class Slots:
     def bytes(self) -> int:
         """What the slots take on the device."""
         return sum(tensor.nbytes for tensor in self._tensors.values())
+
+    def follow(self, host: dict[str, Tensor]) -> None:
+        """Forget the copies if the weights in host memory were replaced or written to since they were made."""
+        found = _version(host)
+        if found != self._version:
+            self._place.clear()
+            self._host, self._version = host, found
 
     def order(self, counts: NDArray[np.int64]) -> list[int]:
         """The experts that a pass asks for by `counts` [experts], and in which order; uses are counted."""
@@ -134,6 +142,10 @@ class Slots:
                 self.copied_bytes += tensor[place].nbytes
             self._place[expert] = place
         return {name: tensor[place] for name, tensor in self._tensors.items()}
+
+
+def _version(host: dict[str, Tensor]) -> tuple[tuple[int, int], ...]:
+    return tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in host.values())
 
 
 def pinned(tensor: Tensor) -> Tensor:

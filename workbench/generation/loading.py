@@ -77,8 +77,8 @@ def load_generator(
     means float32 on a CPU that has room for it, else the checkpoint's own. `device` "auto" takes all GPUs, else MPS,
     else the CPU; a map of module names to devices, "cpu" and "disk" among them, places each where it says (as
     ``device_map`` of transformers). `attention` names the implementation; "flash_attention_2" needs a GPU and the
-    package flash-attn.
-    `decoding` is what the generator uses by default: ``Decoding(cache="int8")`` halves the memory of keys and values.
+    package flash-attn. `decoding` is what the generator uses by default: ``Decoding(cache="int8")`` halves the memory
+    of keys and values.
     `quantization` "8bit" or "4bit" holds linear layers and experts so, which changes answers a little or a lot
     (docs/memory.md); they are computed in `dtype`. With `expert_cache` the experts of a MoE stay in host memory, and
     that many of each layer lie on the device too: the ones used most of late. Nothing changes but speed and memory.
@@ -91,21 +91,7 @@ def load_generator(
     """
     if attention not in get_args(Attention):
         raise ValueError(f"attention={attention!r} is none of {', '.join(get_args(Attention))}")
-    placed = find_placement(device)
-    if expert_cache and not isinstance(device, str):
-        raise ValueError("expert_cache places the experts itself: give device a name, not a map")
-    if quantization and placed.uses_disk:
-        raise ValueError(
-            f"quantization={quantization!r} and a map with 'disk' do not go together: weights are read from there as "
-            "the checkpoint has them; with 'cpu' or expert_cache they stay as they were quantized"
-        )
-    if expert_cache and not placed.main.startswith("cuda"):
-        log.warning(
-            f"expert_cache saves memory on a GPU alone, and this computes on {placed.main}: leave it out unless you "
-            "are trying it"
-        )
-    if expert_cache and placed.main == "cuda":
-        placed = find_placement("cuda:0")  # one card and host memory, however many cards there are
+    placed = _placement(device, quantization, expert_cache)
     checkpoint, reason = (find_checkpoint(spec), "") if spec is not None else _default_checkpoint()
     if checkpoint.name in KNOWN_SHAPES and not is_on_disk(checkpoint):
         # 80 GB are not worth fetching, nor a hub worth waiting for, where the model cannot fit
@@ -151,6 +137,29 @@ def load_generator(
         plan.whole_tokens,
         decoding,
     )
+
+
+def _placement(
+    device: str | DeviceMap, quantization: str | None, expert_cache: int | None
+) -> Placement:
+    """Where the model is to lie; raises ``ValueError`` for what does not go together."""
+    placed = find_placement(device)
+    if quantization and placed.uses_disk:
+        raise ValueError(
+            f"quantization={quantization!r} and a map with 'disk' do not go together: weights are read from there as "
+            "the checkpoint has them; with 'cpu' or expert_cache they stay as they were quantized"
+        )
+    if not expert_cache:
+        return placed
+    if not isinstance(device, str):
+        raise ValueError("expert_cache places the experts itself: give device a name, not a map")
+    if not placed.main.startswith("cuda"):
+        log.warning(
+            f"expert_cache saves memory on a GPU alone, and this computes on {placed.main}: leave it out unless you "
+            "are trying it"
+        )
+    # one card and host memory, however many cards there are
+    return find_placement("cuda:0") if placed.main == "cuda" else placed
 
 
 def _refuse_unless_fits(

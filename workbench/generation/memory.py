@@ -105,9 +105,16 @@ class MemoryPlan:
         if self.fits:
             return ""
         remedy = "; or ".join(self.alternatives) or "take a smaller model or a larger device"
+        return f"{self.shortfall}: {remedy}"
+
+    @property
+    def shortfall(self) -> str:
+        """The refusal without what would do instead."""
+        if self.fits:
+            return ""
         where = "in host memory " if self.host_lack else ""
         lack = self.host_lack or self.total_bytes - self.usable_bytes
-        return f"{self}, {where}{size(lack)} too little: {remedy}"
+        return f"{self}, {where}{size(lack)} too little"
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON takes it."""
@@ -118,6 +125,7 @@ class MemoryPlan:
         }
         return {
             "sentence": str(self),
+            "shortfall": self.shortfall,
             "fits": self.fits,
             **facts,
             "total_bytes": self.total_bytes,
